@@ -1,0 +1,199 @@
+//! What the HTTP interface shows, as types: written by the agent, read by every client.
+//!
+//! Field names are those of the interface description and are kept stable.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use kith_proto::{
+    config::ClusterSettings,
+    event::{Event, Severity},
+    id::{ClusterId, NodeId, PartitionId},
+};
+use serde::{Deserialize, Serialize};
+
+/// How a member is seen by the agent that answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// It answers.
+    Alive,
+    /// Somebody says that it does not answer.
+    Suspect,
+    /// It was declared failed.
+    Failed,
+    /// It is going for good and hands over what it has.
+    Leaving,
+    /// It is gone, on purpose.
+    Left,
+    /// It was removed by an operator.
+    Evicted,
+}
+
+/// `GET /v1/members`: one of the list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MemberView {
+    /// Unique name.
+    pub name: String,
+    /// Id, 16 hexadecimal digits.
+    pub id: NodeId,
+    /// How it is seen.
+    pub status: Status,
+    /// Which of its lives.
+    pub generation: u64,
+    /// Gossip and peer address.
+    pub address: SocketAddr,
+    /// HTTP address, if it told one.
+    pub http: Option<SocketAddr>,
+    /// RESP address, if it told one.
+    pub resp: Option<SocketAddr>,
+    /// Failure zone; empty if none.
+    pub zone: String,
+    /// Share of the work relative to others.
+    pub weight: u32,
+    /// Free labels.
+    pub tags: BTreeMap<String, String>,
+    /// Smoothed round-trip time (milliseconds), once measured.
+    pub rtt_ms: Option<f64>,
+    /// Partitions that it owns according to the answering agent's view.
+    pub owned: usize,
+    /// Partitions that it backs up according to that view.
+    pub backups: usize,
+    /// Since when it has this status (RFC 3339).
+    pub since: String,
+    /// The software's version that it runs.
+    pub software: String,
+    /// True for the answering agent itself.
+    #[serde(rename = "self")]
+    pub is_self: bool,
+}
+
+/// `GET /v1/partitions`: one of the list. Members are named.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionView {
+    /// Number.
+    pub id: PartitionId,
+    /// First and last slot of its range.
+    pub slots: [u16; 2],
+    /// Who owns it according to the view; `None` while nobody is there.
+    pub owner: Option<String>,
+    /// Who backs it up, nearest successor first.
+    pub backups: Vec<String>,
+    /// `proposed`: computed from the members in view. (Installed configurations and data come
+    /// with replication.)
+    pub state: String,
+    /// Why it is in that state.
+    pub reason: String,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusView {
+    /// True if nothing below asks for hands.
+    pub healthy: bool,
+    /// One line for each thing that does.
+    pub problems: Vec<String>,
+    /// Cluster name.
+    pub cluster: String,
+    /// Cluster id, once known.
+    pub cluster_id: Option<ClusterId>,
+    /// Members by status, those with none left out.
+    pub members: BTreeMap<String, usize>,
+    /// Partitions in the cluster.
+    pub partitions: usize,
+    /// Copies wanted of each.
+    pub copies: usize,
+    /// Partitions that have fewer places than copies wanted, because members are missing.
+    pub under_replicated: usize,
+    /// This node's Lifeguard health score: 0 (well) to 8.
+    pub health_score: u8,
+}
+
+/// `GET /v1/status?safe_to_stop=NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SafeToStopView {
+    /// The member asked about.
+    pub member: String,
+    /// True if every partition keeps a place on some other member.
+    pub safe: bool,
+    /// Why.
+    pub reason: String,
+}
+
+/// `GET /v1/agent`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AgentView {
+    /// This node's name.
+    pub name: String,
+    /// Its id.
+    pub id: NodeId,
+    /// Which of its lives.
+    pub generation: u64,
+    /// The software's version.
+    pub version: String,
+    /// Process id on its machine.
+    pub pid: u32,
+    /// `starting`, `joining`, `active`, `leaving` or `left`.
+    pub phase: String,
+    /// Cluster name.
+    pub cluster: String,
+    /// Cluster id, once known.
+    pub cluster_id: Option<ClusterId>,
+    /// What was fixed when the cluster was bootstrapped.
+    pub settings: ClusterSettings,
+    /// Gossip and peer address told to others.
+    pub gossip: SocketAddr,
+    /// HTTP address.
+    pub http: Option<SocketAddr>,
+    /// RESP address.
+    pub resp: Option<SocketAddr>,
+    /// Effective settings of the agent, by name; secrets left out.
+    pub config: BTreeMap<String, serde_json::Value>,
+}
+
+/// An entry of `GET /v1/keys`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyView {
+    /// The key's id, 8 hexadecimal digits; never the key.
+    pub id: String,
+    /// True for the one that seals.
+    pub primary: bool,
+}
+
+/// The answer to a change of keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysChangeView {
+    /// The key's id.
+    pub id: String,
+    /// Members that did it.
+    pub confirmed: Vec<String>,
+    /// Members that did not, each with the reason.
+    pub missing: Vec<(String, String)>,
+}
+
+/// An event of `GET /v1/events` and of the JSON log: flat, with `event` and its own fields
+/// beside these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Sequence number in this life of the agent, from 1.
+    pub seq: u64,
+    /// When the agent saw it (RFC 3339, microseconds).
+    pub timestamp: String,
+    /// How much it matters.
+    pub level: Severity,
+    /// Name of the node that saw it.
+    pub node: String,
+    /// The event itself.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// An error, as RFC 9457 problem details.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What kind of problem, for people.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time, and what would help.
+    pub detail: String,
+}

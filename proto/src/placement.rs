@@ -1,0 +1,1 @@
+//! Whose is what: partitions to nodes, a pure function of who is there.

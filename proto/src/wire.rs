@@ -1,0 +1,7 @@
+//! Bytes on the wire: what is sent, how it is sealed, and how it is read without trust.
+
+pub mod keyring;
+pub mod seal;
+
+/// The longest frame on a peer stream (bytes, without its length prefix).
+pub const MAX_FRAME: usize = 1 << 20;

@@ -1,0 +1,2 @@
+//! The `kith-sim` binary.
+fn main() {}
