@@ -8,6 +8,7 @@
 //! [`wire`] → [`swim`] → [`members`] → [`placement`] → [`core`].
 
 pub mod config;
+pub mod core;
 pub mod event;
 pub mod id;
 pub mod input;
