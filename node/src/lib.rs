@@ -3,4 +3,5 @@
 pub mod clock;
 pub mod events;
 pub mod handle;
+mod tls;
 pub mod view;
