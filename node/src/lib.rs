@@ -1,7 +1,11 @@
 //! Kith as a library: start a node, watch the cluster, and the client of a running agent.
 
 pub mod clock;
+mod counters;
 pub mod events;
 pub mod handle;
+mod limited;
+mod peer;
 mod tls;
+mod udp;
 pub mod view;

@@ -19,7 +19,7 @@
 //! server has looked at the client's certificate. A dialler must therefore not believe that
 //! it is accepted until it has heard something: see the greeting in [`crate::peer`].
 
-use std::{io, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use kith_proto::wire::keyring::{Key, Keyring};
 use rcgen::{
@@ -53,6 +53,12 @@ pub(crate) struct TlsSetup {
     acceptor: TlsAcceptor,
     connector: TlsConnector,
     name: ServerName<'static>,
+}
+
+impl fmt::Debug for TlsSetup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsSetup(..)")
+    }
 }
 
 /// Certificates could not be made. Nothing in the configuration leads here.
@@ -147,10 +153,8 @@ impl Authority {
     fn derive(key: &Key) -> Result<Self, rcgen::Error> {
         let mut pkcs8 = ED25519_PKCS8_PREFIX.to_vec();
         pkcs8.extend_from_slice(&key.derive(AUTHORITY_LABEL));
-        let pair = KeyPair::from_pkcs8_der_and_sign_algo(
-            &PrivatePkcs8KeyDer::from(pkcs8),
-            &PKCS_ED25519,
-        )?;
+        let pair =
+            KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &PKCS_ED25519)?;
         let mut params = CertificateParams::default();
         // The key's id makes the names of authorities differ, so that a verifier with
         // several of them knows which one is meant, and says "unknown issuer" of others.
@@ -170,9 +174,7 @@ impl Authority {
 
     /// A leaf for either end of a stream. Its dates (1975 to 4096) never matter: a wrong
     /// clock must not keep a node out of its cluster, and the end of a key is its removal.
-    fn mint_leaf(
-        self,
-    ) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), rcgen::Error> {
+    fn mint_leaf(self) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), rcgen::Error> {
         let pair = KeyPair::generate_for(&PKCS_ED25519)?;
         let mut params = CertificateParams::new([NAME.to_owned()])?;
         params
@@ -308,13 +310,12 @@ mod tests {
         let mut roots = RootCertStore::empty();
         let authority = Authority::derive(&key(1)).unwrap();
         roots.add(authority.certificate().unwrap()).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(
-            rustls::crypto::ring::default_provider(),
-        ))
-        .with_protocol_versions(&[&TLS13])
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        let config =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(&[&TLS13])
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
         let bare = TlsSetup {
             connector: TlsConnector::from(Arc::new(config)),
             ..ring(&[1])
