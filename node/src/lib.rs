@@ -2,6 +2,7 @@
 
 pub mod clock;
 mod counters;
+mod disk;
 pub mod events;
 pub mod handle;
 mod limited;

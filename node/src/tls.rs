@@ -244,7 +244,7 @@ mod tests {
     fn ring(keys: &[u8]) -> TlsSetup {
         let mut ring = Keyring::new(key(keys[0]));
         for n in &keys[1..] {
-            ring.add(key(*n));
+            ring.add(key(*n)).unwrap();
         }
         TlsSetup::new(&ring).unwrap()
     }

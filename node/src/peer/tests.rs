@@ -123,7 +123,7 @@ fn tls(keys: &[u8]) -> TlsSetup {
     let key = |n: &u8| Key::from_bytes([*n; 32]);
     let mut ring = Keyring::new(key(&keys[0]));
     for n in &keys[1..] {
-        ring.add(key(n));
+        ring.add(key(n)).unwrap();
     }
     TlsSetup::new(&ring).unwrap()
 }
