@@ -6,6 +6,7 @@ mod disk;
 pub mod events;
 pub mod handle;
 mod limited;
+pub mod log_event;
 mod peer;
 mod tls;
 mod udp;

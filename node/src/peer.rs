@@ -24,6 +24,7 @@
 
 mod accept;
 mod dial;
+mod resolve;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -120,9 +121,8 @@ struct Shared {
     reports: mpsc::Sender<Report>,
     counters: Arc<HostCounters>,
     limits: Limits,
-    /// Where connections come from: the address we listen on, if it is a particular one, so
-    /// that others see the address that they know.
-    source: Option<IpAddr>,
+    /// The address we listen on; 0.0.0.0 or :: for all of this machine.
+    listen: IpAddr,
     last_stream: AtomicU64,
     room: Arc<Semaphore>,
     strangers: Limited,
@@ -131,26 +131,22 @@ struct Shared {
 }
 
 impl Peers {
-    /// Starts accepting.
+    /// Starts accepting at `listener`, which is bound to the address `listen`.
     pub(crate) fn start(
         listener: TcpListener,
+        listen: IpAddr,
         tls: TlsSetup,
         reports: mpsc::Sender<Report>,
         limits: Limits,
         counters: Arc<HostCounters>,
     ) -> Self {
-        let source = listener
-            .local_addr()
-            .ok()
-            .map(|address| address.ip())
-            .filter(|ip| !ip.is_unspecified());
         let tls = watch::Sender::new(tls);
         let shared = Arc::new(Shared {
             tls: tls.subscribe(),
             reports,
             counters,
             limits,
-            source,
+            listen,
             last_stream: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(MAX_RECEIVED)),
             strangers: Limited::new(LOG_PERIOD),
@@ -182,6 +178,12 @@ impl Peers {
     pub(crate) fn knock(&self, knock: Token, to: SocketAddr) {
         let shared = Arc::clone(&self.shared);
         self.shared.tasks.spawn(dial::knock(shared, knock, to));
+    }
+
+    /// Looks up seeds; reports `Resolved`.
+    pub(crate) fn resolve(&self, seeds: Vec<String>) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.tasks.spawn(resolve::resolve(shared, seeds));
     }
 
     /// Queues a frame. A stream that is gone is passed over in silence: its `StreamClosed`

@@ -67,16 +67,15 @@ async fn open(shared: &Shared, to: SocketAddr) -> Result<Box<TlsStream<TcpStream
     }
 }
 
-/// Connects from the address that we listen on.
+/// Connects from the address that we listen on, if it is a particular one: others then see
+/// the address that they know.
 async fn connect(shared: &Shared, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = match to {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    if let Some(source) = shared.source
-        && source.is_ipv4() == to.is_ipv4()
-    {
-        socket.bind(SocketAddr::new(source, 0))?;
+    if !shared.listen.is_unspecified() && shared.listen.is_ipv4() == to.is_ipv4() {
+        socket.bind(SocketAddr::new(shared.listen, 0))?;
     }
     let tcp = socket.connect(to).await?;
     // A connection to a free port of this machine can meet itself, if the kernel happens to

@@ -48,6 +48,7 @@ impl Host {
         };
         let peers = Peers::start(
             listener,
+            address.ip(),
             tls(&[key]),
             reporter,
             limits,
