@@ -3,11 +3,14 @@
 pub mod clock;
 mod counters;
 mod disk;
+mod driver;
 pub mod events;
 pub mod handle;
 mod limited;
 pub mod log_event;
+pub mod node;
 mod peer;
 mod tls;
 mod udp;
 pub mod view;
+mod views;
