@@ -1,6 +1,16 @@
 //! Kith as a library: start a node, watch the cluster, and the client of a running agent.
 
 pub mod clock;
+mod counters;
+mod disk;
+mod driver;
 pub mod events;
 pub mod handle;
+mod limited;
+pub mod log_event;
+pub mod node;
+mod peer;
+mod tls;
+mod udp;
 pub mod view;
+mod views;

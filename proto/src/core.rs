@@ -127,6 +127,16 @@ pub struct Core {
     persisted_peers: Vec<SocketAddr>,
 }
 
+impl std::fmt::Debug for Core {
+    // Keys and packets are nobody's business in a log.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("identity", &self.detector.identity())
+            .field("phase", &self.phase_name())
+            .finish_non_exhaustive()
+    }
+}
+
 impl Core {
     /// A node that starts now. `seed` is all the randomness it will ever have; it must be
     /// different for each life (the sealing key depends on it).
