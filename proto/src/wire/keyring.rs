@@ -25,45 +25,6 @@ impl fmt::Debug for Key {
     }
 }
 
-impl Key {
-    /// A key of those 32 bytes.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Reads base64.
-    ///
-    /// # Errors
-    /// What is wrong with the text.
-    pub fn parse(text: &str) -> Result<Self, KeyError> {
-        use base64::{Engine as _, engine::general_purpose::STANDARD};
-        let bytes = STANDARD.decode(text.trim()).map_err(|_e| KeyError)?;
-        bytes.try_into().map(Self).map_err(|_e| KeyError)
-    }
-
-    /// The key in base64.
-    pub fn to_base64(&self) -> String {
-        use base64::{Engine as _, engine::general_purpose::STANDARD};
-        STANDARD.encode(self.0)
-    }
-
-    /// Its short name.
-    pub fn id(&self) -> KeyId {
-        KeyId(xxhash_rust::xxh3::xxh3_64(&self.0) as u32)
-    }
-}
-
-/// Text that is no key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key is 32 bytes in base64 (44 characters)")]
-pub struct KeyError;
-
-impl fmt::Display for KeyId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
-    }
-}
-
 impl fmt::Debug for KeyId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
