@@ -1,6 +1,8 @@
 //! Bytes on the wire: what is sent, how it is sealed, and how it is read without trust.
 
+pub mod codec;
 pub mod keyring;
+pub mod message;
 pub mod seal;
 
 /// The longest frame on a peer stream (bytes, without its length prefix).

@@ -1,0 +1,2 @@
+//! Who is a member, and what each tells about itself.
+pub mod record;

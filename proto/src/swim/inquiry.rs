@@ -1,0 +1,181 @@
+//! Is it really gone, and how? Asked when a stream breaks, when a probe fails, and when
+//! somebody else suspects a member.
+//!
+//! Everything that could answer is asked at once: the process over UDP (and over its stream,
+//! if there is one), the host's kernel by a knock. What comes of it sorts failures, after the
+//! idea of Falcon (Leners et al. 2011) that the layer below knows first:
+//!
+//! | process | kernel | means |
+//! |---|---|---|
+//! | answers | – | it lives |
+//! | silent | refuses | *refused*: that process is over |
+//! | silent | accepts | *unresponsive*: stopped, starved, swapping |
+//! | silent | silent | *unreachable* |
+//!
+//! Pings are repeated with growing pauses for as long as the inquiry goes on, so that neither
+//! a lost packet nor a short pause decides anything. A member that is suspected learns it
+//! from each of them, and answers with a larger incarnation: it refutes within a round trip.
+
+use std::time::Duration;
+
+use crate::{
+    event::Reason,
+    input::{Knock, Token},
+    time::Time,
+};
+
+/// Pauses between pings never exceed this.
+const PING_PAUSE_MAX: Duration = Duration::from_millis(800);
+
+/// One inquiry about one life.
+#[derive(Clone, Debug)]
+pub struct Inquiry {
+    /// What its pings carry.
+    pub nonce: u32,
+    /// The knock that has not been answered yet.
+    pub knocking: Option<Token>,
+    started: Time,
+    silent_at: Time,
+    next_ping: Time,
+    pause: Duration,
+    kernel: Option<Knock>,
+    concluded: Option<Reason>,
+}
+
+impl Inquiry {
+    /// Begins; the process counts as silent if it has said nothing for `timeout`.
+    pub fn new(now: Time, nonce: u32, timeout: Duration) -> Self {
+        Self {
+            nonce,
+            knocking: None,
+            started: now,
+            silent_at: now + timeout,
+            next_ping: now,
+            // Two pings fit into the timeout, so that one may be lost.
+            pause: timeout / 2,
+            kernel: None,
+            concluded: None,
+        }
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Time {
+        self.started
+    }
+
+    /// Whether a ping is due; if so the next one is scheduled.
+    pub fn take_ping(&mut self, now: Time) -> bool {
+        if now < self.next_ping {
+            return false;
+        }
+        self.next_ping = now + self.pause;
+        self.pause = (self.pause * 2).min(PING_PAUSE_MAX);
+        true
+    }
+
+    /// The kernel answered, or did not. True if it should be asked again: silence may have
+    /// been a lost packet, and a kernel that answers later changes what it looks like.
+    pub fn knocked(&mut self, answer: Knock) -> bool {
+        self.knocking = None;
+        let known = self.kernel;
+        // An answer is worth more than a silence after it.
+        if known.is_none() || answer != Knock::Silent {
+            self.kernel = Some(answer);
+        }
+        self.kernel == Some(Knock::Silent)
+    }
+
+    /// What is to be said now, if it is something that was not said before.
+    pub fn conclude(&mut self, now: Time) -> Option<Reason> {
+        if now < self.silent_at {
+            return None;
+        }
+        let reason = match self.kernel? {
+            Knock::Refused => Reason::Refused,
+            Knock::Accepted => Reason::Unresponsive,
+            Knock::Silent => Reason::Unreachable,
+        };
+        if self.concluded == Some(reason) {
+            return None;
+        }
+        self.concluded = Some(reason);
+        Some(reason)
+    }
+
+    /// When it wants to be looked at again.
+    pub fn next(&self) -> Time {
+        if self.concluded.is_none() && self.kernel.is_some() {
+            self.next_ping.min(self.silent_at)
+        } else {
+            self.next_ping
+        }
+    }
+
+    /// This node itself was asleep for `late`: nothing that was due meanwhile says anything
+    /// about others. Waiting begins anew.
+    pub fn excuse(&mut self, now: Time) {
+        let timeout = self.silent_at.saturating_since(self.started);
+        if self.concluded.is_none() {
+            self.started = now;
+            self.silent_at = now + timeout;
+            self.next_ping = now;
+            self.pause = timeout / 2;
+            self.kernel = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_millis(50);
+
+    fn start() -> (Inquiry, Time) {
+        let now = Time::from_millis(1000);
+        (Inquiry::new(now, 7, TIMEOUT), now)
+    }
+
+    #[test]
+    fn nothing_is_concluded_before_both_were_asked() {
+        let (mut inquiry, now) = start();
+        assert_eq!(inquiry.conclude(now + TIMEOUT), None, "the kernel was not heard");
+        inquiry.knocked(Knock::Refused);
+        assert_eq!(inquiry.conclude(now), None, "the process has time left");
+        assert_eq!(inquiry.conclude(now + TIMEOUT), Some(Reason::Refused));
+        assert_eq!(inquiry.conclude(now + TIMEOUT), None, "said already");
+    }
+
+    #[test]
+    fn a_kernel_that_answers_late_changes_the_conclusion_once() {
+        let (mut inquiry, now) = start();
+        assert!(inquiry.knocked(Knock::Silent), "asked again");
+        assert_eq!(inquiry.conclude(now + TIMEOUT), Some(Reason::Unreachable));
+        assert!(!inquiry.knocked(Knock::Accepted));
+        assert_eq!(inquiry.conclude(now + TIMEOUT), Some(Reason::Unresponsive));
+        inquiry.knocked(Knock::Silent);
+        assert_eq!(inquiry.conclude(now + TIMEOUT), None);
+    }
+
+    #[test]
+    fn pings_are_repeated_with_growing_pauses() {
+        let (mut inquiry, start) = start();
+        let mut at = Vec::new();
+        for ms in 0..4000 {
+            if inquiry.take_ping(start + Duration::from_millis(ms)) {
+                at.push(ms);
+            }
+        }
+        assert_eq!(at, [0, 25, 75, 175, 375, 775, 1575, 2375, 3175, 3975]);
+    }
+
+    #[test]
+    fn a_sleeper_starts_over() {
+        let (mut inquiry, now) = start();
+        inquiry.knocked(Knock::Refused);
+        let awake = now + Duration::from_secs(20);
+        inquiry.excuse(awake);
+        assert_eq!(inquiry.conclude(awake), None);
+        assert!(inquiry.take_ping(awake));
+    }
+}
