@@ -154,7 +154,6 @@ impl Sources {
         Resolver {
             all,
             origins,
-            env: &self.env,
             warnings: Vec::new(),
         }
         .resolve()
@@ -172,14 +171,13 @@ impl Settings {
     }
 }
 
-struct Resolver<'a> {
+struct Resolver {
     all: Layer,
     origins: Origins,
-    env: &'a BTreeMap<String, String>,
     warnings: Vec<String>,
 }
 
-impl Resolver<'_> {
+impl Resolver {
     fn resolve(mut self) -> Result<Settings, SettingsError> {
         let insecure = self.all.insecure.unwrap_or(false);
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
@@ -373,7 +371,7 @@ impl Resolver<'_> {
         if key.is_none() && !listen.ip().is_loopback() && !insecure {
             return Err(SettingsError::Unfit(format!(
                 "no cluster key: on {listen} anybody could join and read what is sent. Make one \
-                 with `kith keygen > kith.key` and give it to every node (--key-file or KITH_KEY), \
+                 with `kith keygen --out kith.key` and give it to every node (--key-file or KITH_KEY), \
                  or accept the risk with --insecure"
             )));
         }
