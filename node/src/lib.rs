@@ -1,6 +1,9 @@
 //! Kith as a library: start a node, watch the cluster, and the client of a running agent.
 
+pub mod api;
+pub mod client;
 pub mod clock;
+pub mod config_file;
 mod counters;
 mod disk;
 mod driver;
@@ -8,6 +11,7 @@ pub mod events;
 pub mod handle;
 mod limited;
 pub mod log_event;
+pub mod logging;
 pub mod node;
 mod peer;
 mod tls;

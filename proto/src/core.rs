@@ -338,7 +338,12 @@ impl Core {
 
     fn command(&mut self, now: Time, request: RequestId, command: Command) {
         let answer = match command {
-            Command::Leave { returning } => Some(self.leave(now, returning)),
+            Command::Leave { returning } => {
+                // Answered first: a node that is alone stops at once.
+                self.reply(request, Answer::Done);
+                self.leave(now, returning);
+                None
+            }
             Command::Evict { member } => Some(self.evict(now, &member)),
             Command::Reload { tags, weight } => Some(self.reload(now, tags, weight)),
             Command::KeyAdd { key } => self.key_add(now, request, key),

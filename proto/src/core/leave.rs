@@ -39,14 +39,14 @@ pub(super) struct Leaving {
 }
 
 impl Core {
-    pub(super) fn leave(&mut self, now: Time, returning: bool) -> Answer {
+    pub(super) fn leave(&mut self, now: Time, returning: bool) {
         match self.phase {
             Phase::Joining(_) => {
                 self.stop(Stop::Left { acknowledged: 0 });
-                return Answer::Done;
+                return;
             }
             Phase::Active => {}
-            Phase::Leaving(_) | Phase::Stopped => return Answer::Done,
+            Phase::Leaving(_) | Phase::Stopped => return,
         }
         self.persist();
         self.change_own_record(now, |record| {
@@ -71,7 +71,6 @@ impl Core {
             done_at: None,
         });
         self.look_at_leaving(now);
-        Answer::Done
     }
 
     pub(super) fn hear_farewell(&mut self, now: Time, stream: StreamId, record: Record) {

@@ -1,0 +1,102 @@
+//! Who may ask: the token, and what a web page open on the same machine may not do.
+//!
+//! An interface on loopback without a token trusts the people of the machine, but not the
+//! pages that their browsers show. A page can send requests to `127.0.0.1`: commands are
+//! refused when they come from another origin. And by letting its own name point to
+//! `127.0.0.1` (DNS rebinding) it could become the same origin: names other than
+//! `localhost` are refused on loopback.
+
+use std::net::IpAddr;
+
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, Method, StatusCode, header, uri::Authority},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+use super::{ANSWER_TIMEOUT, App, problem::Failure};
+
+/// Lets a request through, or answers it with why not.
+pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
+    let open = request.uri().path() == "/healthz";
+    let checked = token(&app, request.headers(), open)
+        .and_then(|()| origin(&app, request.method(), request.headers()));
+    if let Err(failure) = checked {
+        return failure.into_response();
+    }
+    match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_elapsed) => Failure::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "no answer",
+            "the node did not answer in time; the command may still take effect",
+        )
+        .into_response(),
+    }
+}
+
+fn token(app: &App, headers: &HeaderMap, open: bool) -> Result<(), Failure> {
+    let Some(token) = app.token.as_ref().filter(|_| !open) else {
+        return Ok(());
+    };
+    let refused = |detail| Failure::new(StatusCode::UNAUTHORIZED, "not authorised", detail);
+    let shown = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, token)| token.trim());
+    match shown {
+        Some(shown) if token.matches(shown) => Ok(()),
+        Some(_) => Err(refused("that is not this agent's token")),
+        None => Err(refused(
+            "this agent asks for a token: Authorization: Bearer ..., or --token-file",
+        )),
+    }
+}
+
+fn origin(app: &App, method: &Method, headers: &HeaderMap) -> Result<(), Failure> {
+    // Whoever knows the token is no page of a stranger.
+    if app.token.is_some() {
+        return Ok(());
+    }
+    let refused = |detail| Failure::new(StatusCode::FORBIDDEN, "forbidden", detail);
+    let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
+    let host = text(header::HOST).unwrap_or_default();
+    if app.local && !host.is_empty() && !is_local_name(host) {
+        return Err(refused(
+            "this agent is asked by its address or as localhost, not by another name",
+        ));
+    }
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    match text(header::ORIGIN) {
+        Some(origin) if !reads && origin.split_once("://").is_none_or(|(_, at)| at != host) => {
+            Err(refused("commands from pages of other sites are not taken"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn is_local_name(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else {
+        return false;
+    };
+    let name = authority.host().trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_local_name;
+
+    #[test]
+    fn only_addresses_and_localhost_are_local() {
+        for fine in ["127.0.0.1:7402", "localhost", "LOCALHOST:1", "[::1]:7402"] {
+            assert!(is_local_name(fine), "{fine}");
+        }
+        for wrong in ["evil.example", "127.0.0.1.evil.example:7402", "localhost.evil", "a b"] {
+            assert!(!is_local_name(wrong), "{wrong}");
+        }
+    }
+}

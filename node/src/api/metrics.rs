@@ -1,0 +1,174 @@
+//! `GET /metrics`: what Prometheus reads (OpenMetrics text 1.0).
+//!
+//! A registry is made anew for each reading, because the numbers live elsewhere: in the
+//! driver and in the views. Names of the driver's that end in `_total` are counters, the
+//! others gauges.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use prometheus_client::{
+    encoding::text::encode,
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        info::Info,
+    },
+    registry::Registry,
+};
+
+use super::{
+    App,
+    follow::{Followed, Follower},
+    problem::Failure,
+};
+use crate::{
+    handle::Handle,
+    view::{AgentView, MemberView, Status, StatusView},
+};
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// How many events of each name this agent has seen.
+#[derive(Debug, Default)]
+pub(super) struct EventCounts {
+    by_name: Mutex<BTreeMap<String, u64>>,
+    missed: AtomicU64,
+}
+
+/// Counts events as long as it is polled.
+pub(super) async fn count_events(handle: Handle, counts: Arc<EventCounts>) -> Infallible {
+    let mut follower = Follower::new(handle, Some(0));
+    while let Some(next) = follower.next().await {
+        match next {
+            Followed::Missed(missed) => {
+                counts.missed.fetch_add(missed, Ordering::Relaxed);
+            }
+            Followed::Event(view) => {
+                let json = serde_json::to_value(&view.event).unwrap_or_default();
+                let name = json["event"].as_str().unwrap_or("unknown").to_owned();
+                let mut by_name = counts
+                    .by_name
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                *by_name.entry(name).or_default() += 1;
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+/// Everything there is to measure.
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Failure> {
+    let agent = app.handle.agent().await?;
+    let members = app.handle.members().await?;
+    let status = app.handle.status().await?;
+    let counters = app.handle.counters().await?;
+    let text = write(&agent, &members, &status, &counters, &app.counts)
+        .map_err(|e| Failure::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "error", e.to_string()))?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+fn write(
+    agent: &AgentView,
+    members: &[MemberView],
+    status: &StatusView,
+    counters: &BTreeMap<&'static str, u64>,
+    events: &EventCounts,
+) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("kith");
+    let build = Info::new(vec![("version", agent.version.clone())]);
+    registry.register("build", "The software that runs", build);
+
+    let by_status = Family::<Labels, Gauge>::default();
+    // All of them, so that a number that falls to zero is seen as zero.
+    for status in [
+        Status::Alive,
+        Status::Suspect,
+        Status::Failed,
+        Status::Leaving,
+        Status::Left,
+        Status::Evicted,
+    ] {
+        let count = members.iter().filter(|m| m.status == status).count();
+        by_status
+            .get_or_create(&vec![("status", format!("{status:?}").to_lowercase())])
+            .set(saturated(count as u64));
+    }
+    registry.register("members", "Members by how this node sees them", by_status);
+
+    let mut gauge = |name, help: &str, value: u64| {
+        // The driver may measure the same, and it knows better.
+        if !counters.contains_key(name) {
+            registry.register(name, help, ConstGauge::new(saturated(value)));
+        }
+    };
+    gauge("healthy", "1 if nothing asks for hands", status.healthy.into());
+    gauge("health_score", "Lifeguard's score of this node: 0 (well) to 8", status.health_score.into());
+    gauge("partitions", "Partitions in the cluster", status.partitions as u64);
+    gauge(
+        "partitions_under_replicated",
+        "Partitions with fewer places than copies wanted",
+        status.under_replicated as u64,
+    );
+    let own = members.iter().find(|m| m.is_self);
+    gauge("partitions_owned", "Partitions that this node owns", own.map_or(0, |m| m.owned as u64));
+    gauge(
+        "partitions_backed_up",
+        "Partitions that this node backs up",
+        own.map_or(0, |m| m.backups as u64),
+    );
+
+    let by_name = Family::<Labels, Counter>::default();
+    {
+        let counted = events
+            .by_name
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (name, count) in counted.iter() {
+            by_name
+                .get_or_create(&vec![("event", name.clone())])
+                .inc_by(*count);
+        }
+    }
+    registry.register("events", "Events that this node has seen", by_name);
+    registry.register(
+        "events_uncounted",
+        "Events that went by too fast to be counted by name",
+        ConstCounter::new(events.missed.load(Ordering::Relaxed)),
+    );
+
+    for (name, value) in counters {
+        match name.strip_suffix("_total") {
+            Some(name) => registry.register(name, words(name), ConstCounter::new(*value)),
+            None => registry.register(*name, words(name), ConstGauge::new(saturated(*value))),
+        }
+    }
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// A name of the driver's says what it counts.
+fn words(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+fn saturated(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

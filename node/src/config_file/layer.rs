@@ -1,0 +1,297 @@
+//! One layer of settings: what a file, the environment or the flags say, and no more.
+//!
+//! All three have the same shape and the same words, so there is one type: `serde` reads it
+//! from TOML, `clap` from flags, and the environment is read as if each `KITH_X_Y=v` were
+//! the flag `--x-y=v`. The comments here are what `kith agent --help` shows.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
+
+use clap::{ArgAction, Args, FromArgMatches, ValueEnum};
+use kith_proto::config::Consistency;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    SettingsError,
+    values::{Secret, Size, Span, Tag, parse_seed},
+};
+
+/// Settings that one source gives; those it does not give are `None`.
+#[derive(Clone, Debug, Default, PartialEq, Args, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Layer {
+    /// Unique name in the cluster [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Name of the cluster; nodes of other clusters are refused [default: kith]
+    #[arg(long, value_name = "NAME")]
+    pub cluster: Option<String>,
+    /// Gossip (UDP) and peer streams (TCP); port 0 takes a free one [default: 127.0.0.1:7400]
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Option<SocketAddr>,
+    /// Where others reach this node, if that is not where it listens
+    #[arg(long, value_name = "IP:PORT")]
+    pub advertise: Option<SocketAddr>,
+    /// HTTP interface [default: 127.0.0.1:7402]
+    #[arg(long, value_name = "IP:PORT")]
+    pub http: Option<SocketAddr>,
+    /// A member to join through; repeatable. Names are looked up again at every try
+    #[arg(long = "seed", value_name = "HOST:PORT", value_parser = parse_seed)]
+    #[serde(alias = "seed")]
+    pub seeds: Option<Vec<String>>,
+    /// Bootstrap once this many nodes list each other: more than half of those intended,
+    /// or two clusters could come to be (1 to 1000)
+    #[arg(long, value_name = "N")]
+    pub expect: Option<u32>,
+    /// Where the node keeps its id and what it knows
+    /// [default: $XDG_DATA_HOME/kith/NAME, that is ~/.local/share/kith/NAME]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Keep nothing on disk: every start is a new node
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", hide_possible_values = true)]
+    pub ephemeral: Option<bool>,
+    /// File with the cluster key in base64 (`kith keygen` makes one); KITH_KEY gives it directly
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// The cluster key itself. Never a flag: other users of the machine can read those.
+    #[arg(skip)]
+    #[serde(skip_serializing)]
+    pub key: Option<Secret>,
+    /// File with the token that HTTP clients must show (`Authorization: Bearer`)
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Do not refuse to start without a key, or without a token, on other addresses than loopback
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          value_name = "BOOL", hide_possible_values = true)]
+    pub insecure: Option<bool>,
+    /// Failure zone (rack, hall): copies go to different ones
+    #[arg(long, value_name = "ZONE")]
+    pub zone: Option<String>,
+    /// Share of the work relative to others, 1 to 10000 [default: 100]
+    #[arg(long, value_name = "W")]
+    pub weight: Option<u32>,
+    /// A label others see; repeatable, 2 KiB in all
+    #[arg(long = "tag", value_name = "KEY=VALUE", action = ArgAction::Append)]
+    #[serde(skip)]
+    pub tag: Option<Vec<Tag>>,
+    /// The same in a file: a table.
+    #[arg(skip)]
+    pub tags: Option<BTreeMap<String, String>>,
+    /// Bootstrap only: what is given up first when the network splits [default: available]
+    #[arg(long, value_name = "available|strict", value_parser = parse_consistency)]
+    pub consistency: Option<Consistency>,
+    /// Bootstrap only: number of partitions, a power of two up to 16384; more spread finer and
+    /// cost memory [default: 256]
+    #[arg(long, value_name = "P")]
+    pub partitions: Option<u32>,
+    /// Bootstrap only: copies of each partition, the owner's included, 1 to 16 [default: 3]
+    #[arg(long, value_name = "R")]
+    pub copies: Option<u32>,
+    /// Leaving takes at most this long, 100ms to 24h [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    pub leave_timeout: Option<Span>,
+    /// Largest datagram sent, 576 to 8192 bytes; those above the path's MTU get lost more
+    /// often [default: 1400B]
+    #[arg(long, value_name = "SIZE")]
+    pub max_datagram: Option<Size>,
+    /// Lines for people, or JSON objects for programs [default: text]
+    #[arg(long, value_name = "text|json", value_enum, hide_possible_values = true)]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or `kith::api=debug,info`; RUST_LOG
+    /// works too [default: info]
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+    /// Time limits and periods of membership: only in a file.
+    #[arg(skip)]
+    pub timing: Option<TimingLayer>,
+    /// Which mechanisms of detection are on: only in a file.
+    #[arg(skip)]
+    pub detection: Option<DetectionLayer>,
+}
+
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[timing]`: see [`kith_proto::config::Timing`] for what each means and costs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "documented once, at the type that they are made into")]
+pub struct TimingLayer {
+    pub probe_period: Option<Span>,
+    pub probe_timeout_min: Option<Span>,
+    pub probe_timeout_max: Option<Span>,
+    pub suspicion_min: Option<Span>,
+    pub suspicion_max_factor: Option<u32>,
+    pub unresponsive: Option<Span>,
+    pub push_pull: Option<Span>,
+    pub burst: Option<Span>,
+    pub dial_timeout: Option<Span>,
+    pub knock_timeout: Option<Span>,
+    pub redial: Option<Span>,
+    pub redial_max: Option<Span>,
+    pub join_report: Option<Span>,
+    pub forget_failed: Option<Span>,
+    pub forget_left: Option<Span>,
+    pub placement_delay: Option<Span>,
+}
+
+/// `[detection]`: see [`kith_proto::config::Detection`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "documented once, at the type that they are made into")]
+pub struct DetectionLayer {
+    pub lifeguard: Option<bool>,
+    pub evidence: Option<bool>,
+    pub bursts: Option<bool>,
+}
+
+/// Where a setting was given, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// In a file: its path and text, from which the line is found when it is needed.
+    File { path: PathBuf, text: String },
+    Environment,
+    Flags,
+}
+
+/// Which settings came from where, by their name in a file. `timing` and `detection` only
+/// ever come from a file.
+pub(crate) type Origins = BTreeMap<&'static str, Origin>;
+
+impl Layer {
+    /// Reads a file's text.
+    pub(crate) fn from_toml(text: &str, path: &std::path::Path) -> Result<Self, SettingsError> {
+        toml::from_str(text).map_err(|e| SettingsError::File {
+            path: path.to_owned(),
+            problem: e.to_string().trim_end().to_owned(),
+        })
+    }
+
+    /// Reads `KITH_...` variables. Those that no setting has are let be: container platforms
+    /// add their own (`KITH_PORT`, `KITH_SERVICE_HOST`) for a service of this name.
+    pub(crate) fn from_env(env: &BTreeMap<String, String>) -> Result<Self, SettingsError> {
+        let mut command = Self::augment_args(clap::Command::new("environment").no_binary_name(true));
+        let mut argv = Vec::new();
+        let flags: Vec<String> = command
+            .get_arguments()
+            .filter_map(|arg| arg.get_long().map(str::to_owned))
+            .collect();
+        for flag in flags {
+            let variable = format!("KITH_{}", flag.replace('-', "_").to_uppercase());
+            let Some(value) = env.get(&variable) else {
+                continue;
+            };
+            let several = matches!(flag.as_str(), "seed" | "tag");
+            let values = value.split(',').filter(|v| several && !v.is_empty());
+            let words: Vec<String> = if several {
+                values.map(|v| format!("--{flag}={v}")).collect()
+            } else {
+                vec![format!("--{flag}={value}")]
+            };
+            command
+                .try_get_matches_from_mut(&words)
+                .map_err(|e| SettingsError::Environment {
+                    variable,
+                    problem: first_line(&e.to_string()),
+                })?;
+            argv.extend(words);
+        }
+        let all = command.try_get_matches_from_mut(argv);
+        let mut layer = all
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .map_err(|e| SettingsError::Environment {
+                variable: "KITH_...".to_owned(),
+                problem: first_line(&e.to_string()),
+            })?;
+        layer.key = env.get("KITH_KEY").cloned().map(Secret);
+        // What Rust programs generally obey, unless this one was told something of its own.
+        layer.log = layer.log.or_else(|| env.get("RUST_LOG").cloned());
+        Ok(layer.with_tags_folded())
+    }
+
+    /// Turns repeated `--tag K=V` into the table.
+    pub(crate) fn with_tags_folded(mut self) -> Self {
+        if let Some(tags) = self.tag.take() {
+            self.tags = Some(tags.into_iter().map(|t| (t.key, t.value)).collect());
+        }
+        self
+    }
+
+    /// Puts a later layer on top of this one, and notes where each of its settings is from.
+    pub(crate) fn overlay(&mut self, over: Self, origin: &Origin, origins: &mut Origins) {
+        // These come in pairs of which a later layer replaces both.
+        if over.data_dir.is_some() || over.ephemeral.is_some() {
+            self.data_dir = None;
+            self.ephemeral = None;
+        }
+        if over.key.is_some() || over.key_file.is_some() {
+            self.key = None;
+            self.key_file = None;
+        }
+        macro_rules! each {
+            ($($field:ident $name:literal),* $(,)?) => {$(
+                if over.$field.is_some() {
+                    self.$field = over.$field;
+                    origins.insert($name, origin.clone());
+                }
+            )*};
+        }
+        each!(
+            name "name", cluster "cluster", listen "listen", advertise "advertise", http "http",
+            seeds "seeds", expect "expect", data_dir "data-dir", ephemeral "ephemeral",
+            key_file "key-file", key "key", token_file "token-file", insecure "insecure",
+            zone "zone", weight "weight", tags "tags", consistency "consistency",
+            partitions "partitions", copies "copies", leave_timeout "leave-timeout",
+            max_datagram "max-datagram", log_format "log-format", log "log", timing "timing",
+            detection "detection",
+        );
+    }
+}
+
+impl Origin {
+    /// Where a setting stands, in words: `kith.toml line 7`, `KITH_WEIGHT`, `--weight`.
+    pub(crate) fn place(&self, setting: &str) -> String {
+        let flag = match setting {
+            "seeds" => "seed",
+            "tags" => "tag",
+            other => other,
+        };
+        match self {
+            Self::Flags => format!("--{flag}"),
+            Self::Environment if setting == "log" => "KITH_LOG or RUST_LOG".to_owned(),
+            Self::Environment => format!("KITH_{}", flag.replace('-', "_").to_uppercase()),
+            Self::File { path, text } => {
+                let starts = |line: &str| {
+                    let key = line.split('=').next().unwrap_or("").trim();
+                    key.trim_matches('"') == setting || key == format!("[{setting}]") || key == flag
+                };
+                match text.lines().position(starts) {
+                    Some(at) => format!("{} line {}: {setting}", path.display(), at + 1),
+                    None => format!("{}: {setting}", path.display()),
+                }
+            }
+        }
+    }
+}
+
+fn parse_consistency(text: &str) -> Result<Consistency, String> {
+    match text {
+        "available" => Ok(Consistency::Available),
+        "strict" => Ok(Consistency::Strict),
+        _ => Err("expected available or strict".to_owned()),
+    }
+}
+
+/// The first line of an error of `clap`, without its "error: ".
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
