@@ -1,5 +1,2 @@
-//! The `kith` binary: see [`kith::cli`].
-
-fn main() -> std::process::ExitCode {
-    kith::cli::main()
-}
+//! The `kith` binary.
+fn main() {}

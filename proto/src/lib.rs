@@ -8,11 +8,12 @@
 //! [`wire`] → [`swim`] → [`members`] → [`placement`] → [`core`].
 
 pub mod config;
+pub mod core;
 pub mod event;
 pub mod id;
 pub mod input;
-pub mod output;
 pub mod members;
+pub mod output;
 pub mod placement;
 pub mod store;
 pub mod swim;

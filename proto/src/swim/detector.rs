@@ -274,7 +274,9 @@ impl Detector {
     pub fn renew(&mut self, now: Time) {
         let own = Member::down(self.identity());
         let mut effects = Effects::default();
-        let result = self.foca.apply_many(std::iter::once(own), true, &mut effects);
+        let result = self
+            .foca
+            .apply_many(std::iter::once(own), true, &mut effects);
         self.settle(now, result, effects);
     }
 
@@ -294,7 +296,9 @@ impl Detector {
         }
         let own = Member::new(self.identity(), incarnation, State::Suspect);
         let mut effects = Effects::default();
-        let result = self.foca.apply_many(std::iter::once(own), true, &mut effects);
+        let result = self
+            .foca
+            .apply_many(std::iter::once(own), true, &mut effects);
         self.settle(now, result, effects);
     }
 
@@ -345,7 +349,12 @@ impl Detector {
             self.acknowledge_probe(now);
         }
         // What waited in the queue is not fired late all at once: it is due from now.
-        let late: Vec<_> = self.timers.keys().copied().filter(|(at, _)| *at < now).collect();
+        let late: Vec<_> = self
+            .timers
+            .keys()
+            .copied()
+            .filter(|(at, _)| *at < now)
+            .collect();
         for key in late {
             if let Some(timer) = self.timers.remove(&key) {
                 self.timers.insert((now, key.1), timer);
@@ -456,7 +465,8 @@ impl Detector {
         self.probes.0 += 1;
         if self.detection.lifeguard {
             // Silent helpers speak against us; if all of them answered, against the target.
-            self.health.worsen(probe.nacks_owed.min(super::health::WORST));
+            self.health
+                .worsen(probe.nacks_owed.min(super::health::WORST));
         }
         self.notes
             .push_back(Note::ProbeFailed(probe.target, probe.sent));

@@ -27,6 +27,15 @@ use crate::{
 /// Pauses between pings never exceed this.
 const PING_PAUSE_MAX: Duration = Duration::from_millis(800);
 
+/// What an inquiry found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Conclusion {
+    /// The process does not answer, and this is what the host says.
+    Silent(Reason),
+    /// It answers over its stream, and not over UDP.
+    OnlyStream,
+}
+
 /// One inquiry about one life.
 #[derive(Clone, Debug)]
 pub struct Inquiry {
@@ -39,7 +48,8 @@ pub struct Inquiry {
     next_ping: Time,
     pause: Duration,
     kernel: Option<Knock>,
-    concluded: Option<Reason>,
+    over_stream: bool,
+    concluded: Option<Conclusion>,
 }
 
 impl Inquiry {
@@ -54,8 +64,14 @@ impl Inquiry {
             // Two pings fit into the timeout, so that one may be lost.
             pause: timeout / 2,
             kernel: None,
+            over_stream: false,
             concluded: None,
         }
+    }
+
+    /// The process answered over its stream.
+    pub fn answered_over_stream(&mut self) {
+        self.over_stream = true;
     }
 
     /// When it began.
@@ -86,25 +102,29 @@ impl Inquiry {
     }
 
     /// What is to be said now, if it is something that was not said before.
-    pub fn conclude(&mut self, now: Time) -> Option<Reason> {
+    pub fn conclude(&mut self, now: Time) -> Option<Conclusion> {
         if now < self.silent_at {
             return None;
         }
-        let reason = match self.kernel? {
-            Knock::Refused => Reason::Refused,
-            Knock::Accepted => Reason::Unresponsive,
-            Knock::Silent => Reason::Unreachable,
+        let conclusion = if self.over_stream {
+            Conclusion::OnlyStream
+        } else {
+            Conclusion::Silent(match self.kernel? {
+                Knock::Refused => Reason::Refused,
+                Knock::Accepted => Reason::Unresponsive,
+                Knock::Silent => Reason::Unreachable,
+            })
         };
-        if self.concluded == Some(reason) {
+        if self.concluded == Some(conclusion) {
             return None;
         }
-        self.concluded = Some(reason);
-        Some(reason)
+        self.concluded = Some(conclusion);
+        Some(conclusion)
     }
 
     /// When it wants to be looked at again.
     pub fn next(&self) -> Time {
-        if self.concluded.is_none() && self.kernel.is_some() {
+        if self.concluded.is_none() && (self.kernel.is_some() || self.over_stream) {
             self.next_ping.min(self.silent_at)
         } else {
             self.next_ping
@@ -139,10 +159,17 @@ mod tests {
     #[test]
     fn nothing_is_concluded_before_both_were_asked() {
         let (mut inquiry, now) = start();
-        assert_eq!(inquiry.conclude(now + TIMEOUT), None, "the kernel was not heard");
+        assert_eq!(
+            inquiry.conclude(now + TIMEOUT),
+            None,
+            "the kernel was not heard"
+        );
         inquiry.knocked(Knock::Refused);
         assert_eq!(inquiry.conclude(now), None, "the process has time left");
-        assert_eq!(inquiry.conclude(now + TIMEOUT), Some(Reason::Refused));
+        assert_eq!(
+            inquiry.conclude(now + TIMEOUT),
+            Some(Conclusion::Silent(Reason::Refused))
+        );
         assert_eq!(inquiry.conclude(now + TIMEOUT), None, "said already");
     }
 
@@ -150,9 +177,15 @@ mod tests {
     fn a_kernel_that_answers_late_changes_the_conclusion_once() {
         let (mut inquiry, now) = start();
         assert!(inquiry.knocked(Knock::Silent), "asked again");
-        assert_eq!(inquiry.conclude(now + TIMEOUT), Some(Reason::Unreachable));
+        assert_eq!(
+            inquiry.conclude(now + TIMEOUT),
+            Some(Conclusion::Silent(Reason::Unreachable))
+        );
         assert!(!inquiry.knocked(Knock::Accepted));
-        assert_eq!(inquiry.conclude(now + TIMEOUT), Some(Reason::Unresponsive));
+        assert_eq!(
+            inquiry.conclude(now + TIMEOUT),
+            Some(Conclusion::Silent(Reason::Unresponsive))
+        );
         inquiry.knocked(Knock::Silent);
         assert_eq!(inquiry.conclude(now + TIMEOUT), None);
     }

@@ -85,7 +85,10 @@ mod tests {
             rtt.sample(Duration::from_millis(if n % 2 == 0 { 60 } else { 100 }));
         }
         let timeout = rtt.timeout(MIN, MAX);
-        assert!(timeout > Duration::from_millis(100) && timeout < MAX, "{timeout:?}");
+        assert!(
+            timeout > Duration::from_millis(100) && timeout < MAX,
+            "{timeout:?}"
+        );
     }
 
     #[test]

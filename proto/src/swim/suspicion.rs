@@ -184,7 +184,12 @@ mod tests {
         let mut windows = Vec::new();
         for accuser in 1..=5 {
             suspicion.accuse(NodeId(accuser), Reason::Unreachable, now, true);
-            windows.push(suspicion.deadline(ME, &WINDOWS).saturating_since(now).as_millis());
+            windows.push(
+                suspicion
+                    .deadline(ME, &WINDOWS)
+                    .saturating_since(now)
+                    .as_millis(),
+            );
         }
         assert_eq!(windows, [3600, 2100, 1223, 600, 600]);
     }
@@ -204,7 +209,10 @@ mod tests {
         for accuser in 2..=4 {
             suspicion.accuse(NodeId(accuser), Reason::Refused, now, true);
         }
-        assert!(!suspicion.is_over(ME, &WINDOWS), "without this node's own word");
+        assert!(
+            !suspicion.is_over(ME, &WINDOWS),
+            "without this node's own word"
+        );
         suspicion.accuse(ME, Reason::Refused, now, true);
         assert!(suspicion.is_over(ME, &WINDOWS));
         assert_eq!(suspicion.deadline(ME, &WINDOWS), now);

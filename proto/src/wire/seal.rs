@@ -293,6 +293,7 @@ impl Opener {
     }
 
     fn remember(&mut self, peer: PeerKey, key: LessSafeKey, counter: u64) {
+        // A search of all, but only for a life that is new and authentic when the room is used up.
         if self.peers.len() >= self.max_peers {
             let oldest = self.peers.iter().min_by_key(|(_, peer)| peer.used);
             if let Some(oldest) = oldest.map(|(peer, _)| *peer) {

@@ -1,0 +1,278 @@
+//! Peer streams: framed, encrypted connections between nodes over TCP.
+//!
+//! ```text
+//!   dialler                                   accepting side
+//!   connect ───────────TCP───────────────────> accept            (at most 256 unfinished)
+//!   TLS 1.3, each shows a certificate <──────> of its cluster key
+//!           <──────────greeting, 1 byte─────── the dialler's certificate was accepted
+//!   StreamOpened                               StreamOpened
+//!           <──────────u32 length + frame────> any number, both ways
+//!   close: what is queued, close_notify ─────> end: StreamClosed
+//!           <──────────end──────────────────── StreamClosed at both, once
+//! ```
+//!
+//! The greeting is there because a TLS 1.3 client ends its handshake before the server
+//! has judged its certificate (see [`crate::tls`]): only after it does the dialler say that
+//! the stream is open.
+//!
+//! A *knock* only asks a host's kernel whether anybody listens: it connects, says nothing and
+//! goes. The accepting side takes it for what it is and keeps quiet about it.
+//!
+//! Everything is bounded: unfinished handshakes ([`MAX_HANDSHAKES`]), frames (`MAX_FRAME`),
+//! what waits to be sent ([`MAX_QUEUED`]; a peer that reads too slowly is cut off), what has
+//! been received and not been handled ([`MAX_RECEIVED`]; a peer that sends too fast waits).
+
+mod accept;
+mod dial;
+mod resolve;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use kith_proto::input::{Input, StreamId, Token};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::stream::Outbox;
+use crate::{counters::HostCounters, limited::Limited, tls::TlsSetup};
+
+/// Connections that may be in their handshake at a time; more wait in the kernel's queue.
+pub(crate) const MAX_HANDSHAKES: usize = 256;
+/// What may wait to be sent on a stream (bytes). More means that the peer does not read.
+pub(crate) const MAX_QUEUED: usize = 8 << 20;
+/// What all streams together may have received without the core having seen it (bytes).
+const MAX_RECEIVED: usize = 16 << 20;
+/// Reports that may wait for the driver before streams wait themselves.
+pub(crate) const REPORT_QUEUE: usize = 1024;
+/// A stream that is being closed has this long to get rid of what is queued.
+pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// What the accepting side says first. One byte, whose value leaves room for others.
+const GREETING: u8 = 1;
+/// Lines about strangers at the door, at most one per this.
+const LOG_PERIOD: Duration = Duration::from_secs(30);
+
+/// Time limits of the network side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// A dial, and a handshake that others began, take at most this long.
+    pub(crate) dial: Duration,
+    /// A knock takes at most this long.
+    pub(crate) knock: Duration,
+}
+
+/// What tasks of the host tell the driver. [`Peers::take`] makes an input of it.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A stream is open.
+    Opened {
+        /// Its number.
+        stream: StreamId,
+        /// The other end.
+        remote: SocketAddr,
+        /// The dial that led to it.
+        dial: Option<Token>,
+        /// Where frames for it go.
+        outbox: Outbox,
+    },
+    /// A frame came in.
+    Frame {
+        /// Its stream.
+        stream: StreamId,
+        /// The frame.
+        frame: Vec<u8>,
+        /// Its share of [`MAX_RECEIVED`], given back when the report is taken.
+        room: OwnedSemaphorePermit,
+    },
+    /// A stream has ended.
+    Closed {
+        /// Which.
+        stream: StreamId,
+    },
+    /// What needs no more than handing on.
+    Input(Input),
+}
+
+/// All peer streams of this node, and the listener for new ones.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    shared: Arc<Shared>,
+    tls: watch::Sender<TlsSetup>,
+    outboxes: BTreeMap<StreamId, Outbox>,
+}
+
+/// What every task of this module needs.
+#[derive(Debug)]
+struct Shared {
+    tls: watch::Receiver<TlsSetup>,
+    reports: mpsc::Sender<Report>,
+    counters: Arc<HostCounters>,
+    limits: Limits,
+    /// The address we listen on; 0.0.0.0 or :: for all of this machine.
+    listen: IpAddr,
+    last_stream: AtomicU64,
+    room: Arc<Semaphore>,
+    strangers: Limited,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Peers {
+    /// Starts accepting at `listener`, which is bound to the address `listen`.
+    pub(crate) fn start(
+        listener: TcpListener,
+        listen: IpAddr,
+        tls: TlsSetup,
+        reports: mpsc::Sender<Report>,
+        limits: Limits,
+        counters: Arc<HostCounters>,
+    ) -> Self {
+        let tls = watch::Sender::new(tls);
+        let shared = Arc::new(Shared {
+            tls: tls.subscribe(),
+            reports,
+            counters,
+            limits,
+            listen,
+            last_stream: AtomicU64::new(0),
+            room: Arc::new(Semaphore::new(MAX_RECEIVED)),
+            strangers: Limited::new(LOG_PERIOD),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+        });
+        shared
+            .tasks
+            .spawn(accept::run(Arc::clone(&shared), listener));
+        Self {
+            shared,
+            tls,
+            outboxes: BTreeMap::new(),
+        }
+    }
+
+    /// Streams opened from now on use this; those that are open stay.
+    pub(crate) fn set_tls(&self, tls: TlsSetup) {
+        self.tls.send_replace(tls);
+    }
+
+    /// Opens a stream; reports `StreamOpened` or `DialFailed` within the limit.
+    pub(crate) fn dial(&self, dial: Token, to: SocketAddr) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.tasks.spawn(dial::dial(shared, dial, to));
+    }
+
+    /// Asks a host's kernel; reports `Knocked` within the limit.
+    pub(crate) fn knock(&self, knock: Token, to: SocketAddr) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.tasks.spawn(dial::knock(shared, knock, to));
+    }
+
+    /// Looks up seeds; reports `Resolved`.
+    pub(crate) fn resolve(&self, seeds: Vec<String>) {
+        let shared = Arc::clone(&self.shared);
+        self.shared.tasks.spawn(resolve::resolve(shared, seeds));
+    }
+
+    /// Queues a frame. A stream that is gone is passed over in silence: its `StreamClosed`
+    /// is on its way. One whose peer does not read is cut.
+    pub(crate) fn send(&mut self, stream: StreamId, frame: Vec<u8>) {
+        let Some(outbox) = self.outboxes.get(&stream) else {
+            return;
+        };
+        if outbox.push(frame).is_err() {
+            self.shared.counters.streams_too_slow.up();
+            tracing::debug!(target: "kith", stream = stream.0, "a peer reads too slowly: its stream is cut");
+            if let Some(outbox) = self.outboxes.remove(&stream) {
+                outbox.cut();
+            }
+        }
+    }
+
+    /// Closes a stream once all that is queued is sent, or [`CLOSE_DEADLINE`] is over.
+    pub(crate) fn close(&mut self, stream: StreamId) {
+        drop(self.outboxes.remove(&stream));
+    }
+
+    /// Makes an input for the core of what a task reported.
+    pub(crate) fn take(&mut self, report: Report) -> Input {
+        match report {
+            Report::Opened {
+                stream,
+                remote,
+                dial,
+                outbox,
+            } => {
+                self.outboxes.insert(stream, outbox);
+                Input::StreamOpened {
+                    stream,
+                    remote,
+                    dial,
+                }
+            }
+            Report::Frame {
+                stream,
+                frame,
+                room,
+            } => {
+                drop(room);
+                Input::StreamFrame { stream, frame }
+            }
+            Report::Closed { stream } => {
+                self.outboxes.remove(&stream);
+                Input::StreamClosed { stream }
+            }
+            Report::Input(input) => input,
+        }
+    }
+
+    /// Stops accepting and dialling, sends what is queued on every stream and closes it.
+    /// Returns when all is done, or [`CLOSE_DEADLINE`] is over. Nobody needs to take
+    /// reports any more.
+    pub(crate) async fn shutdown(self) {
+        self.shared.stop.cancel();
+        drop(self.outboxes);
+        self.shared.tasks.close();
+        if timeout(CLOSE_DEADLINE, self.shared.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::debug!(target: "kith", "some peers did not take all that was queued for them");
+        }
+    }
+}
+
+impl Shared {
+    fn tls(&self) -> TlsSetup {
+        self.tls.borrow().clone()
+    }
+
+    fn next_stream(&self) -> StreamId {
+        StreamId(self.last_stream.fetch_add(1, Relaxed) + 1)
+    }
+
+    /// Tells the driver. Once that has ended there is nobody to tell, and the task that
+    /// reports is about to end as well.
+    async fn report(&self, report: Report) -> Result<(), DriverGone> {
+        self.reports
+            .send(report)
+            .await
+            .map_err(|_unsent_report| DriverGone)
+    }
+}
+
+/// The driver takes no more reports.
+#[derive(Clone, Copy, Debug)]
+struct DriverGone;

@@ -1,0 +1,178 @@
+//! Stopping, leaving, evicting.
+//!
+//! ```text
+//!   leave ->[Farewell: my last record] every open stream     each answers FarewellHeard, and spreads it
+//!         -> enough have answered, or nobody is left -> streams closed -> stop, exit 0
+//! ```
+//!
+//! The last record goes down every stream before that stream is closed, in order, so that
+//! nobody takes the end of the stream for a failure.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{Core, Phase, timers::TimerKind};
+use crate::{
+    event::Event,
+    id::NodeId,
+    input::StreamId,
+    members::{
+        record::{Phase as RecordPhase, Record},
+        table::Status,
+    },
+    output::{Answer, Stop},
+    time::Time,
+    wire::message::{Frame, News},
+};
+
+/// So many peers must have heard a farewell, or all there are.
+const ENOUGH: usize = 3;
+/// Gossip goes on for so long after enough have heard.
+const LINGER: Duration = Duration::from_millis(60);
+
+/// How leaving stands.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    deadline: Time,
+    waiting: BTreeSet<NodeId>,
+    heard: usize,
+    done_at: Option<Time>,
+}
+
+impl Core {
+    pub(super) fn leave(&mut self, now: Time, returning: bool) {
+        match self.phase {
+            Phase::Joining(_) => {
+                self.stop(Stop::Left { acknowledged: 0 });
+                return;
+            }
+            Phase::Active => {}
+            Phase::Leaving(_) | Phase::Stopped => return,
+        }
+        self.persist();
+        self.change_own_record(now, |record| {
+            record.phase = RecordPhase::Left { returning };
+        });
+        // One round of gossip while foca still speaks, for those without a stream.
+        self.detector.gossip(now);
+        self.absorb(now);
+        let record = self.own_record();
+        let peers: Vec<(NodeId, StreamId)> = self
+            .table
+            .living_others()
+            .filter_map(|entry| entry.stream.map(|stream| (entry.identity.id, stream)))
+            .collect();
+        for (_, stream) in &peers {
+            self.send_frame(*stream, &Frame::Farewell(Box::new(record.clone())));
+        }
+        self.phase = Phase::Leaving(Leaving {
+            deadline: now + self.config.timing.leave,
+            waiting: peers.iter().map(|(id, _)| *id).collect(),
+            heard: 0,
+            done_at: None,
+        });
+        self.look_at_leaving(now);
+    }
+
+    pub(super) fn hear_farewell(&mut self, now: Time, stream: StreamId, record: Record) {
+        self.offer_record(now, record, true);
+        self.send_frame(stream, &Frame::FarewellHeard);
+    }
+
+    /// A peer has heard our farewell, or is gone itself.
+    pub(super) fn farewell_heard(&mut self, now: Time, id: NodeId) {
+        let living = self.table.get(id).is_some_and(|entry| entry.is_living());
+        let Phase::Leaving(leaving) = &mut self.phase else {
+            return;
+        };
+        if leaving.waiting.remove(&id) && living {
+            leaving.heard += 1;
+        }
+        self.look_at_leaving(now);
+    }
+
+    pub(super) fn look_at_leaving(&mut self, now: Time) {
+        let gone: Vec<NodeId> = match &self.phase {
+            Phase::Leaving(leaving) => leaving
+                .waiting
+                .iter()
+                .copied()
+                .filter(|id| {
+                    self.table.get(*id).is_none_or(|entry| {
+                        matches!(
+                            entry.status(),
+                            Status::Failed | Status::Left | Status::Evicted
+                        )
+                    })
+                })
+                .collect(),
+            _ => return,
+        };
+        let Phase::Leaving(leaving) = &mut self.phase else {
+            return;
+        };
+        for id in gone {
+            leaving.waiting.remove(&id);
+        }
+        let enough = leaving.heard >= ENOUGH || leaving.waiting.is_empty();
+        if enough && leaving.done_at.is_none() {
+            let linger = if leaving.heard == 0 {
+                Duration::ZERO
+            } else {
+                LINGER
+            };
+            leaving.done_at = Some(now + linger);
+        }
+        let (heard, silent) = (leaving.heard, leaving.waiting.len());
+        match leaving.done_at {
+            Some(at) if now >= at => self.stop(Stop::Left {
+                acknowledged: heard,
+            }),
+            Some(at) => self.timers.set(TimerKind::Leave, at),
+            None if now >= leaving.deadline => self.stop(Stop::LeftUncleanly(format!(
+                "{heard} members have heard of it in time, {silent} have not answered"
+            ))),
+            None => {
+                let deadline = leaving.deadline;
+                self.timers.set(TimerKind::Leave, deadline);
+            }
+        }
+    }
+
+    pub(super) fn evict(&mut self, now: Time, name: &str) -> Answer {
+        let Some(entry) = self.table.find(name) else {
+            return Answer::Refused(format!(
+                "there is no member {name:?} (`kith members` lists them)"
+            ));
+        };
+        let id = entry.identity.id;
+        if id == self.table.own_id() {
+            return Answer::Refused(
+                "a node does not evict itself: use `kith leave` there".to_owned(),
+            );
+        }
+        if entry.status() == Status::Evicted {
+            return Answer::Done;
+        }
+        let Some(record) = entry.current_record() else {
+            return Answer::Refused(format!(
+                "too little is known of {name:?} yet; try again in a moment"
+            ));
+        };
+        let evicted = record.evicted(&self.config.name);
+        let stream = entry.stream;
+        if let Some(stream) = stream {
+            let news = News::Record(Box::new(evicted.clone()));
+            let body = crate::wire::message::DirectBody::News(news);
+            self.send_frame(stream, &Frame::Direct(body));
+        }
+        self.offer_record(now, evicted, true);
+        Answer::Done
+    }
+
+    pub(super) fn keys_changed(&mut self, action: &str, key: String) {
+        self.emit(Event::KeysChanged {
+            action: action.to_owned(),
+            key,
+        });
+    }
+}
