@@ -9,6 +9,7 @@
 //! so that a large answer never makes the failure detector late. Paths and shapes are those
 //! of the interface description; every error is a [`crate::view::Problem`] (RFC 9457).
 
+mod connections;
 mod follow;
 mod guard;
 mod http;
@@ -24,6 +25,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 use crate::handle::Handle;
+use connections::Bounded;
 use metrics::EventCounts;
 use token::Token;
 
@@ -31,6 +33,8 @@ use token::Token;
 pub const MAX_BODY: usize = 64 * 1024;
 /// How many may follow the events at the same time.
 pub const MAX_FOLLOWERS: usize = 64;
+/// How many clients may be connected at the same time; more wait.
+pub const MAX_CONNECTIONS: usize = 256;
 /// How long the node may take for an answer: a change of keys asks every member.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long open requests may go on after the node has stopped.
@@ -95,7 +99,7 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: ApiOptions) -
         let handle = handle.clone();
         async move { drop(handle.stopped().await) }
     };
-    let serving = axum::serve(listener, http::router(app))
+    let serving = axum::serve(Bounded::new(listener, MAX_CONNECTIONS), http::router(app))
         .with_graceful_shutdown(stopped)
         .into_future();
     // A client that never reads its answer must not keep the process.
@@ -111,4 +115,4 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: ApiOptions) -
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -122,7 +122,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => {
             // Help and version are errors to clap; a closed standard output is none to us.
-            let code = if e.use_stderr() { Exit::Usage } else { Exit::Done };
+            let code = if e.use_stderr() {
+                Exit::Usage
+            } else {
+                Exit::Done
+            };
             return match e.print() {
                 Ok(()) | Err(_) => ExitCode::from(code as u8),
             };

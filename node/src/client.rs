@@ -119,10 +119,7 @@ impl Client {
             url: format!("http://{host}"),
             token,
             http: configured().timeout_global(Some(ANSWER)).build().into(),
-            stream: configured()
-                .timeout_per_read(Some(SILENCE))
-                .build()
-                .into(),
+            stream: configured().timeout_per_read(Some(SILENCE)).build().into(),
         })
     }
 
@@ -261,7 +258,9 @@ impl Client {
         path: &str,
         body: Option<&serde_json::Value>,
     ) -> Result<Response<ureq::Body>, ureq::Error> {
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url));
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {}", token.reveal()));
         }
@@ -288,7 +287,7 @@ impl Client {
         &self,
         answer: Result<Response<ureq::Body>, ureq::Error>,
     ) -> Result<Response<ureq::Body>, ClientError> {
-        let mut response = answer.map_err(|e| self.unreachable(&e.to_string()))?;
+        let mut response = answer.map_err(|e| self.unreachable(&reason(&e)))?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
@@ -327,6 +326,13 @@ impl Client {
     }
 }
 
+fn reason(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) => error.to_string(),
+        other => other.to_string(),
+    }
+}
+
 /// Reads a token from a file.
 ///
 /// # Errors
@@ -357,11 +363,23 @@ mod tests {
 
     #[test]
     fn addresses_are_read_with_and_without_scheme() {
-        for fine in ["127.0.0.1:7402", "http://127.0.0.1:7402/", "http://[::1]:7402", "host:1"] {
+        for fine in [
+            "127.0.0.1:7402",
+            "http://127.0.0.1:7402/",
+            "http://[::1]:7402",
+            "host:1",
+        ] {
             let client = Client::new(fine, None).unwrap();
             assert!(!client.url().ends_with('/'), "{}", client.url());
         }
-        for wrong in ["", "https://host:1", "ftp://host", "http://", "http://a b", "http://u@h"] {
+        for wrong in [
+            "",
+            "https://host:1",
+            "ftp://host",
+            "http://",
+            "http://a b",
+            "http://u@h",
+        ] {
             assert!(Client::new(wrong, None).is_err(), "{wrong:?} was taken");
         }
     }

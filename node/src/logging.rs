@@ -415,8 +415,14 @@ mod tests {
         let object: Value = serde_json::from_str(&line).unwrap();
         assert_eq!(object["level"], "WARN");
         assert_eq!(object["message"], "what \"happened\"");
-        assert_eq!((&object["target"], &object["count"]), (&"kith".into(), &3.into()));
-        assert_eq!((&object["ok"], &object["field_level"]), (&true.into(), &"x".into()));
+        assert_eq!(
+            (&object["target"], &object["count"]),
+            (&"kith".into(), &3.into())
+        );
+        assert_eq!(
+            (&object["ok"], &object["field_level"]),
+            (&true.into(), &"x".into())
+        );
         assert!(humantime::parse_rfc3339(object["timestamp"].as_str().unwrap()).is_ok());
     }
 
@@ -427,9 +433,15 @@ mod tests {
             tracing::warn!(target: EVENT_TARGET, json, member = "n 3", "n3 failed");
         };
         let line = captured(LogFormat::Json, log);
-        assert_eq!(line, "{\"event\":\"member_failed\",\"accusers\":[\"n1\"]}\n");
+        assert_eq!(
+            line,
+            "{\"event\":\"member_failed\",\"accusers\":[\"n1\"]}\n"
+        );
         let line = captured(LogFormat::Text, log);
-        assert!(line.ends_with("WARN kith::event: n3 failed member=\"n 3\"\n"), "{line}");
+        assert!(
+            line.ends_with("WARN kith::event: n3 failed member=\"n 3\"\n"),
+            "{line}"
+        );
         assert!(line.contains("Z "), "{line}");
     }
 
@@ -452,6 +464,9 @@ mod tests {
     #[test]
     fn a_wrong_filter_says_what_is_allowed() {
         let text = parse("kith=loud").unwrap_err().to_string();
-        assert!(text.contains("kith=loud") && text.contains("debug"), "{text}");
+        assert!(
+            text.contains("kith=loud") && text.contains("debug"),
+            "{text}"
+        );
     }
 }

@@ -15,12 +15,13 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{ANSWER_TIMEOUT, App, problem::Failure};
+use super::{ANSWER_TIMEOUT, App, MAX_BODY, problem::Failure};
 
 /// Lets a request through, or answers it with why not.
 pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
     let open = request.uri().path() == "/healthz";
-    let checked = token(&app, request.headers(), open)
+    let checked = size(request.headers())
+        .and_then(|()| token(&app, request.headers(), open))
         .and_then(|()| origin(&app, request.method(), request.headers()));
     if let Err(failure) = checked {
         return failure.into_response();
@@ -33,6 +34,17 @@ pub(super) async fn check(State(app): State<App>, request: Request, next: Next) 
             "the node did not answer in time; the command may still take effect",
         )
         .into_response(),
+    }
+}
+
+/// A body that says that it is too large need not come at all.
+fn size(headers: &HeaderMap) -> Result<(), Failure> {
+    let told: Option<usize> = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse().ok());
+    match told {
+        Some(length) if length > MAX_BODY => Err(Failure::too_large()),
+        _ => Ok(()),
     }
 }
 
@@ -95,7 +107,12 @@ mod tests {
         for fine in ["127.0.0.1:7402", "localhost", "LOCALHOST:1", "[::1]:7402"] {
             assert!(is_local_name(fine), "{fine}");
         }
-        for wrong in ["evil.example", "127.0.0.1.evil.example:7402", "localhost.evil", "a b"] {
+        for wrong in [
+            "evil.example",
+            "127.0.0.1.evil.example:7402",
+            "localhost.evil",
+            "a b",
+        ] {
             assert!(!is_local_name(wrong), "{wrong}");
         }
     }

@@ -149,9 +149,7 @@ async fn evict(
     let Path(name) = name?;
     match app.handle.evict(name.clone()).await? {
         Answer::Refused(why) => Err(Failure::refused(why)),
-        Answer::Done | Answer::Keys { .. } => {
-            Ok(Json(serde_json::json!({ "evicted": name })))
-        }
+        Answer::Done | Answer::Keys { .. } => Ok(Json(serde_json::json!({ "evicted": name }))),
     }
 }
 
@@ -211,7 +209,9 @@ fn keys_changed(id: KeyId, answer: Answer) -> Answered<KeysChangeView> {
 
 fn key_id(text: &str) -> Result<KeyId, Failure> {
     text.parse()
-        .map_err(|e: kith_proto::wire::keyring::ParseKeyIdError| Failure::bad_request(e.to_string()))
+        .map_err(|e: kith_proto::wire::keyring::ParseKeyIdError| {
+            Failure::bad_request(e.to_string())
+        })
 }
 
 fn parsed<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Failure> {

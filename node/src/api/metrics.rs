@@ -77,8 +77,13 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Failure>
     let members = app.handle.members().await?;
     let status = app.handle.status().await?;
     let counters = app.handle.counters().await?;
-    let text = write(&agent, &members, &status, &counters, &app.counts)
-        .map_err(|e| Failure::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, "error", e.to_string()))?;
+    let text = write(&agent, &members, &status, &counters, &app.counts).map_err(|e| {
+        Failure::new(
+            axum::http::StatusCode::INTERNAL_SERVER_ERROR,
+            "error",
+            e.to_string(),
+        )
+    })?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 
@@ -118,16 +123,32 @@ fn write(
             registry.register(name, help, ConstGauge::new(saturated(value)));
         }
     };
-    gauge("healthy", "1 if nothing asks for hands", status.healthy.into());
-    gauge("health_score", "Lifeguard's score of this node: 0 (well) to 8", status.health_score.into());
-    gauge("partitions", "Partitions in the cluster", status.partitions as u64);
+    gauge(
+        "healthy",
+        "1 if nothing asks for hands",
+        status.healthy.into(),
+    );
+    gauge(
+        "health_score",
+        "Lifeguard's score of this node: 0 (well) to 8",
+        status.health_score.into(),
+    );
+    gauge(
+        "partitions",
+        "Partitions in the cluster",
+        status.partitions as u64,
+    );
     gauge(
         "partitions_under_replicated",
         "Partitions with fewer places than copies wanted",
         status.under_replicated as u64,
     );
     let own = members.iter().find(|m| m.is_self);
-    gauge("partitions_owned", "Partitions that this node owns", own.map_or(0, |m| m.owned as u64));
+    gauge(
+        "partitions_owned",
+        "Partitions that this node owns",
+        own.map_or(0, |m| m.owned as u64),
+    );
     gauge(
         "partitions_backed_up",
         "Partitions that this node backs up",

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
+use super::MAX_BODY;
 use crate::{handle::Stopped, view::Problem};
 
 /// A request that was not done. Nothing has changed, whatever the status.
@@ -38,6 +39,11 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, "refused", detail)
     }
 
+    pub(super) fn too_large() -> Self {
+        let detail = format!("a body may have {MAX_BODY} bytes at most");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too large", detail)
+    }
+
     pub(super) fn busy(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", detail)
     }
@@ -45,7 +51,11 @@ impl Failure {
 
 impl From<Stopped> for Failure {
     fn from(stopped: Stopped) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopped", stopped.to_string())
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "stopped",
+            stopped.to_string(),
+        )
     }
 }
 
@@ -64,8 +74,7 @@ impl From<PathRejection> for Failure {
 impl From<BytesRejection> for Failure {
     fn from(rejection: BytesRejection) -> Self {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            let detail = format!("a body may have {} bytes at most", super::MAX_BODY);
-            return Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too large", detail);
+            return Self::too_large();
         }
         Self::bad_request(rejection.body_text())
     }

@@ -70,7 +70,10 @@ pub(super) async fn events(
             next = follower.next() => next?,
             () = &mut stopped => return None,
         };
-        Some((Ok::<_, Infallible>(written(&next)), (follower, stopped, place)))
+        Some((
+            Ok::<_, Infallible>(written(&next)),
+            (follower, stopped, place),
+        ))
     });
     let ping = KeepAlive::new().interval(PING).text("ping");
     let events = stream::iter([Ok(start)]).chain(events);

@@ -17,13 +17,11 @@ use crate::{
     client::{Client, ClientError, Followed},
     events::{EventLog, KEPT},
     handle::{REQUEST_QUEUE, Request},
-    view::{
-        AgentView, KeyView, MemberView, PartitionView, SafeToStopView, Status, StatusView,
-    },
+    view::{AgentView, KeyView, MemberView, PartitionView, SafeToStopView, Status, StatusView},
 };
 
 /// An agent of which only the interface is real. It knows the commands it was given.
-struct Fake {
+pub(crate) struct Fake {
     address: SocketAddr,
     events: Arc<EventLog>,
     stop: watch::Sender<Option<Stop>>,
@@ -233,7 +231,10 @@ fn commands_reach_the_node_and_refusals_come_back() {
     for refused in [client.evict("n2"), client.key_use("000000ab").map(drop)] {
         match refused.unwrap_err() {
             ClientError::Problem(problem) => {
-                assert_eq!((problem.status, problem.detail.as_str()), (409, "not today"));
+                assert_eq!(
+                    (problem.status, problem.detail.as_str()),
+                    (409, "not today")
+                );
             }
             other => panic!("{other}"),
         }
@@ -252,14 +253,25 @@ fn errors_are_problem_details() {
         ("GET /v1/status?safe_to_stop=n9", "", 404, "n9"),
         ("GET /readyz", "", 503, "joining"),
         ("POST /v1/leave", "{\"returning\":3}", 400, "boolean"),
-        ("POST /v1/keys", "{\"action\":\"add\",\"key\":\"c2VjcmV0\"}", 400, "keygen"),
+        (
+            "POST /v1/keys",
+            "{\"action\":\"add\",\"key\":\"c2VjcmV0\"}",
+            400,
+            "keygen",
+        ),
         ("POST /v1/keys", "{\"action\":\"burn\"}", 400, "burn"),
         ("POST /v1/keys", large.as_str(), 413, "65536"),
         ("DELETE /v1/keys/xyz", "", 400, "xyz"),
     ] {
         let answer = fake.raw(&format!("{request} {host}"), body);
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
-        assert!(answer.contains("application/problem+json"), "{request}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{request}: {answer}"
+        );
+        assert!(
+            answer.contains("application/problem+json"),
+            "{request}: {answer}"
+        );
         assert!(answer.contains(part), "{request}: {answer}");
         assert!(!answer.contains("c2VjcmV0"), "a key is shown: {answer}");
     }
@@ -280,9 +292,15 @@ fn only_the_token_opens_all_but_healthz() {
     let client = Client::new(&url, Some(Token::parse(TOKEN).unwrap())).unwrap();
     assert_eq!(client.members().unwrap().len(), 1);
     let host = format!("HTTP/1.1\r\nHost: {}", fake.address);
-    assert!(fake.raw(&format!("GET /healthz {host}"), "").starts_with("HTTP/1.1 200"));
+    assert!(
+        fake.raw(&format!("GET /healthz {host}"), "")
+            .starts_with("HTTP/1.1 200")
+    );
     let answer = fake.raw(&format!("GET /metrics {host}"), "");
-    assert!(answer.to_lowercase().contains("www-authenticate: bearer"), "{answer}");
+    assert!(
+        answer.to_lowercase().contains("www-authenticate: bearer"),
+        "{answer}"
+    );
 }
 
 #[test]
@@ -290,14 +308,32 @@ fn web_pages_cannot_command_an_agent() {
     let fake = Fake::start(ApiOptions::default());
     let own = fake.address;
     for (head, status) in [
-        (format!("POST /v1/leave HTTP/1.1\r\nHost: {own}\r\nOrigin: http://evil.example"), 403),
-        (format!("POST /v1/leave HTTP/1.1\r\nHost: {own}\r\nOrigin: null"), 403),
-        (format!("POST /v1/leave HTTP/1.1\r\nHost: {own}\r\nOrigin: http://{own}"), 202),
-        ("GET /v1/members HTTP/1.1\r\nHost: evil.example".to_owned(), 403),
-        ("GET /v1/members HTTP/1.1\r\nHost: localhost:7402".to_owned(), 200),
+        (
+            format!("POST /v1/leave HTTP/1.1\r\nHost: {own}\r\nOrigin: http://evil.example"),
+            403,
+        ),
+        (
+            format!("POST /v1/leave HTTP/1.1\r\nHost: {own}\r\nOrigin: null"),
+            403,
+        ),
+        (
+            format!("POST /v1/leave HTTP/1.1\r\nHost: {own}\r\nOrigin: http://{own}"),
+            202,
+        ),
+        (
+            "GET /v1/members HTTP/1.1\r\nHost: evil.example".to_owned(),
+            403,
+        ),
+        (
+            "GET /v1/members HTTP/1.1\r\nHost: localhost:7402".to_owned(),
+            200,
+        ),
     ] {
         let answer = fake.raw(&head, "");
-        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{head}: {answer}");
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{head}: {answer}"
+        );
     }
 }
 
@@ -357,7 +393,10 @@ fn the_end_of_the_node_ends_streams_and_the_server() {
     let mut events = fake.client().events(None).unwrap();
     fake.warn("last words");
     fake.stop.send_replace(Some(Stop::Left { acknowledged: 0 }));
-    assert_eq!(events.receive().unwrap().unwrap().data["text"], "last words");
+    assert_eq!(
+        events.receive().unwrap().unwrap().data["text"],
+        "last words"
+    );
     assert!(matches!(events.receive(), Ok(None)));
     fake.server.join().unwrap().unwrap();
 }
@@ -388,5 +427,17 @@ fn metrics_are_what_prometheus_reads() {
         "# EOF",
     ] {
         assert!(text.contains(line), "{line} is not in: {text}");
+    }
+}
+
+impl Fake {
+    /// What commands are given.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// One that asks for no token.
+    pub(crate) fn plain() -> Self {
+        Self::start(ApiOptions::default())
     }
 }

@@ -68,7 +68,12 @@ mod tests {
     fn only_the_token_matches() {
         let token = Token::parse(" 0123456789abcdef\n").unwrap();
         assert!(token.matches("0123456789abcdef"));
-        for wrong in ["", "0123456789abcdeg", "0123456789abcdef0", "0123456789abcde"] {
+        for wrong in [
+            "",
+            "0123456789abcdeg",
+            "0123456789abcdef0",
+            "0123456789abcde",
+        ] {
             assert!(!token.matches(wrong), "{wrong:?} matched");
         }
         assert_eq!(format!("{token:?}"), "Token(..)");

@@ -18,11 +18,9 @@ use crate::view::{KeyView, KeysChangeView};
 const MAX_INPUT: u64 = 4096;
 
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Example, a rotation:\n  kith keygen --out new.key\n  \
+#[command(after_help = "Example, a rotation:\n  kith keygen --out new.key\n  \
                         kith keys add --key-file new.key\n  kith keys use 1a2b3c4d\n  \
-                        kith keys remove 0badcafe"
-)]
+                        kith keys remove 0badcafe")]
 pub(super) struct KeysArgs {
     #[command(subcommand)]
     command: KeysCommand,

@@ -42,7 +42,10 @@ pub(super) fn run(args: &LeaveArgs, out: &mut Out) -> Outcome {
     }
     let limit = leave_timeout(&before) + GRACE;
     wait_until_gone(&client, &before, limit)?;
-    out.line(format!("{} has left, and its agent has stopped", before.name))?;
+    out.line(format!(
+        "{} has left, and its agent has stopped",
+        before.name
+    ))?;
     Ok(Exit::Done)
 }
 

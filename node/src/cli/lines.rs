@@ -36,7 +36,10 @@ pub(super) fn describe(out: &Out, object: &Value, with_node: bool) -> String {
             _ => plain(value),
         };
         if !shown.is_empty() {
-            parts.push(format!("{}{shown}", out.paint(Colour::Faint, &format!("{name}="))));
+            parts.push(format!(
+                "{}{shown}",
+                out.paint(Colour::Faint, &format!("{name}="))
+            ));
         }
     }
     parts.join(" ")

@@ -67,7 +67,15 @@ fn table(out: &mut Out, members: &[MemberView]) -> std::io::Result<()> {
     let rows: Vec<[Cell; 9]> = members.iter().map(row).collect();
     out.table(
         [
-            "name", "id", "status", "address", "zone", "generation", "owned", "backups", "rtt",
+            "name",
+            "id",
+            "status",
+            "address",
+            "zone",
+            "generation",
+            "owned",
+            "backups",
+            "rtt",
         ],
         &rows,
     )

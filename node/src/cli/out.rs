@@ -59,6 +59,15 @@ impl Out {
         }
     }
 
+    /// Where nobody reads.
+    pub(super) fn nowhere() -> Self {
+        Self {
+            to: Box::new(io::sink()),
+            colour: false,
+            terminal: false,
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn to(to: impl Write + 'static) -> Self {
         Self {

@@ -39,7 +39,10 @@ pub(super) fn run(args: &RingArgs, out: &mut Out) -> Outcome {
         out.json(&partitions)?;
     } else {
         let rows: Vec<[Cell; 6]> = partitions.into_iter().map(row).collect();
-        out.table(["partition", "slots", "owner", "backups", "state", "reason"], &rows)?;
+        out.table(
+            ["partition", "slots", "owner", "backups", "state", "reason"],
+            &rows,
+        )?;
     }
     Ok(Exit::Done)
 }

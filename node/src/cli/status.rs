@@ -58,7 +58,9 @@ fn show(out: &mut Out, status: &StatusView) -> std::io::Result<()> {
     } else {
         out.paint(Colour::Bad, "not healthy")
     };
-    let id = status.cluster_id.map_or_else(|| "not joined yet".to_owned(), |id| id.to_string());
+    let id = status
+        .cluster_id
+        .map_or_else(|| "not joined yet".to_owned(), |id| id.to_string());
     out.line(format!("cluster {} ({id}): {word}", status.cluster))?;
     let members: Vec<String> = status
         .members
@@ -70,7 +72,10 @@ fn show(out: &mut Out, status: &StatusView) -> std::io::Result<()> {
         "partitions   {} with {} copies each, {} of them with fewer",
         status.partitions, status.copies, status.under_replicated
     ))?;
-    out.line(format!("this node    health score {} (0 is well, 8 is worst)", status.health_score))?;
+    out.line(format!(
+        "this node    health score {} (0 is well, 8 is worst)",
+        status.health_score
+    ))?;
     for problem in &status.problems {
         out.line(format!("{} {problem}", out.paint(Colour::Bad, "problem:")))?;
     }

@@ -95,7 +95,12 @@ pub struct Layer {
     #[arg(long, value_name = "SIZE")]
     pub max_datagram: Option<Size>,
     /// Lines for people, or JSON objects for programs [default: text]
-    #[arg(long, value_name = "text|json", value_enum, hide_possible_values = true)]
+    #[arg(
+        long,
+        value_name = "text|json",
+        value_enum,
+        hide_possible_values = true
+    )]
     pub log_format: Option<LogFormat>,
     /// What is logged: error, warn, info, debug, trace, or `kith::api=debug,info`; RUST_LOG
     /// works too [default: info]
@@ -123,7 +128,10 @@ pub enum LogFormat {
 /// `[timing]`: see [`kith_proto::config::Timing`] for what each means and costs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "documented once, at the type that they are made into")]
+#[expect(
+    missing_docs,
+    reason = "documented once, at the type that they are made into"
+)]
 pub struct TimingLayer {
     pub probe_period: Option<Span>,
     pub probe_timeout_min: Option<Span>,
@@ -146,7 +154,10 @@ pub struct TimingLayer {
 /// `[detection]`: see [`kith_proto::config::Detection`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[expect(missing_docs, reason = "documented once, at the type that they are made into")]
+#[expect(
+    missing_docs,
+    reason = "documented once, at the type that they are made into"
+)]
 pub struct DetectionLayer {
     pub lifeguard: Option<bool>,
     pub evidence: Option<bool>,
@@ -157,7 +168,10 @@ pub struct DetectionLayer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// In a file: its path and text, from which the line is found when it is needed.
-    File { path: PathBuf, text: String },
+    File {
+        path: PathBuf,
+        text: String,
+    },
     Environment,
     Flags,
 }
@@ -178,7 +192,8 @@ impl Layer {
     /// Reads `KITH_...` variables. Those that no setting has are let be: container platforms
     /// add their own (`KITH_PORT`, `KITH_SERVICE_HOST`) for a service of this name.
     pub(crate) fn from_env(env: &BTreeMap<String, String>) -> Result<Self, SettingsError> {
-        let mut command = Self::augment_args(clap::Command::new("environment").no_binary_name(true));
+        let mut command =
+            Self::augment_args(clap::Command::new("environment").no_binary_name(true));
         let mut argv = Vec::new();
         let flags: Vec<String> = command
             .get_arguments()

@@ -39,7 +39,9 @@ impl Case {
 
     fn env(mut self, pairs: &[(&str, &str)]) -> Self {
         for (key, value) in pairs {
-            self.sources.env.insert((*key).to_owned(), (*value).to_owned());
+            self.sources
+                .env
+                .insert((*key).to_owned(), (*value).to_owned());
         }
         self
     }
@@ -66,7 +68,11 @@ impl Case {
 fn the_later_source_wins() {
     let case = Case::new()
         .file("weight = 10\nzone = \"a\"\ncluster = \"file\"\n[tags]\nrack = \"1\"")
-        .env(&[("KITH_WEIGHT", "20"), ("KITH_ZONE", "b"), ("KITH_TAG", "rack=2,row=3")])
+        .env(&[
+            ("KITH_WEIGHT", "20"),
+            ("KITH_ZONE", "b"),
+            ("KITH_TAG", "rack=2,row=3"),
+        ])
         .flags(|flags| flags.weight = Some(30));
     let settings = case.load();
     let core = &settings.core;
@@ -75,7 +81,12 @@ fn the_later_source_wins() {
         (30, "b", "file")
     );
     let tags = BTreeMap::from([("rack", "2"), ("row", "3")]);
-    assert!(core.tags.iter().map(|(k, v)| (k.as_str(), v.as_str())).eq(tags));
+    assert!(
+        core.tags
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .eq(tags)
+    );
 }
 
 #[test]
@@ -85,9 +96,17 @@ fn defaults_are_those_of_the_interface_description() {
     assert_eq!(settings.http.to_string(), "127.0.0.1:7402");
     assert_eq!(settings.core.advertise, settings.listen);
     assert_eq!(settings.core.timing, Timing::default());
-    assert_eq!((settings.log.as_str(), settings.log_format), ("info", LogFormat::Text));
+    assert_eq!(
+        (settings.log.as_str(), settings.log_format),
+        ("info", LogFormat::Text)
+    );
     assert_eq!(settings.data_dir, None);
-    assert_eq!(settings.warnings.len(), 1, "no key: {:?}", settings.warnings);
+    assert_eq!(
+        settings.warnings.len(),
+        1,
+        "no key: {:?}",
+        settings.warnings
+    );
 }
 
 #[test]
@@ -108,9 +127,12 @@ fn the_data_directory_follows_the_name_unless_given() {
 
 #[test]
 fn unknown_keys_are_refused_with_their_place() {
-    Case::new()
-        .file("name = \"n1\"\nwieght = 3")
-        .refused(&["kith.toml", "line 2", "wieght", "weight"]);
+    Case::new().file("name = \"n1\"\nwieght = 3").refused(&[
+        "kith.toml",
+        "line 2",
+        "wieght",
+        "weight",
+    ]);
     Case::new()
         .file("[timing]\nprobe-periodd = \"1s\"")
         .refused(&["line 2", "probe-periodd", "probe-period"]);
@@ -118,9 +140,12 @@ fn unknown_keys_are_refused_with_their_place() {
 
 #[test]
 fn impossible_values_are_refused_with_place_and_range() {
-    Case::new()
-        .file("name = \"n1\"\n\nweight = 0")
-        .refused(&["kith.toml line 3", "weight", "0", "1 to 10000"]);
+    Case::new().file("name = \"n1\"\n\nweight = 0").refused(&[
+        "kith.toml line 3",
+        "weight",
+        "0",
+        "1 to 10000",
+    ]);
     Case::new()
         .env(&[("KITH_WEIGHT", "20000")])
         .refused(&["KITH_WEIGHT", "20000", "1 to 10000"]);
@@ -133,9 +158,11 @@ fn impossible_values_are_refused_with_place_and_range() {
     Case::new()
         .file("[timing]\nknock-timeout = \"0s\"")
         .refused(&["line 2", "knock-timeout", "1ms or more"]);
-    Case::new()
-        .file("leave-timeout = \"1ms\"")
-        .refused(&["line 1", "leave-timeout", "100ms to 24h"]);
+    Case::new().file("leave-timeout = \"1ms\"").refused(&[
+        "line 1",
+        "leave-timeout",
+        "100ms to 24h",
+    ]);
     Case::new()
         .file("seeds = [\"somewhere\"]")
         .refused(&["line 1", "somewhere", "HOST:PORT"]);
@@ -149,7 +176,10 @@ fn impossible_values_are_refused_with_place_and_range() {
 
 #[test]
 fn what_platforms_put_into_the_environment_is_let_be() {
-    let case = Case::new().env(&[("KITH_PORT", "tcp://10.0.0.1:7400"), ("KITH_SERVICE_HOST", "x")]);
+    let case = Case::new().env(&[
+        ("KITH_PORT", "tcp://10.0.0.1:7400"),
+        ("KITH_SERVICE_HOST", "x"),
+    ]);
     assert!(case.sources.load().is_ok());
 }
 
@@ -184,7 +214,9 @@ fn http_beyond_loopback_needs_a_token() {
 fn keys_come_from_files_and_the_environment_and_are_never_shown() {
     let case = Case::new();
     let path = case.write("kith.key", &format!("{KEY}\n"));
-    let case = case.flags(|flags| flags.key_file = Some(path)).env(&[("KITH_KEY", "nonsense")]);
+    let case = case
+        .flags(|flags| flags.key_file = Some(path))
+        .env(&[("KITH_KEY", "nonsense")]);
     let settings = case.load();
     assert!(settings.key.is_some(), "the flag wins over the environment");
 
@@ -234,7 +266,10 @@ fn settings_in_force_can_be_given_back() {
     let second = case.load();
     assert_eq!(second.effective, first.effective, "{text}");
     assert!(!second.core.detection.bursts);
-    assert_eq!(effective::to_json(&second.effective)["leave-timeout"], "1m 30s");
+    assert_eq!(
+        effective::to_json(&second.effective)["leave-timeout"],
+        "1m 30s"
+    );
 }
 
 #[test]

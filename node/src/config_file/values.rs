@@ -82,7 +82,10 @@ impl<'de> Deserialize<'de> for Span {
 impl<'de> Deserialize<'de> for Size {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected a number of bytes, or a text such as \"2KiB\"")]
+        #[serde(
+            untagged,
+            expecting = "expected a number of bytes, or a text such as \"2KiB\""
+        )]
         enum Written {
             Bytes(usize),
             Text(String),
@@ -147,7 +150,12 @@ mod tests {
 
     #[test]
     fn sizes_are_read_and_written() {
-        for (text, bytes) in [("1400", 1400), ("2KiB", 2048), ("64MiB", 64 << 20), ("7 B", 7)] {
+        for (text, bytes) in [
+            ("1400", 1400),
+            ("2KiB", 2048),
+            ("64MiB", 64 << 20),
+            ("7 B", 7),
+        ] {
             assert_eq!(text.parse(), Ok(Size(bytes)));
         }
         for wrong in ["", "KiB", "2KB", "-1", "99999999999999999999GiB"] {
@@ -171,7 +179,15 @@ mod tests {
         for fine in ["10.0.0.1:7400", "[::1]:7400", "seeds.example:1"] {
             assert!(parse_seed(fine).is_ok(), "{fine}");
         }
-        for wrong in ["", "host", "host:", ":7400", "host:0", "host:99999", "::1:7400"] {
+        for wrong in [
+            "",
+            "host",
+            "host:",
+            ":7400",
+            "host:0",
+            "host:99999",
+            "::1:7400",
+        ] {
             assert!(parse_seed(wrong).is_err(), "{wrong:?} was taken");
         }
     }

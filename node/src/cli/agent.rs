@@ -1,0 +1,391 @@
+//! `kith agent`: a node in the foreground.
+//!
+//! ```text
+//!   settings ─► log ─► HTTP socket ─► node ─► HTTP thread ─► signals ... ─► stopped ─► exit code
+//! ```
+//!
+//! SIGTERM and SIGINT: the node stops, but will be back. A second one ends the process at
+//! once. SIGHUP reads the settings again.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use clap::Args;
+use kith_proto::output::{Answer, Stop};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::{Exit, Failure, Outcome, out, out::Out};
+use crate::{
+    api::{self, ApiOptions},
+    config_file::{
+        Settings, SettingsError, Sources,
+        effective::{to_json, to_toml},
+        layer::Layer,
+    },
+    handle::Handle,
+    logging::Logging,
+    node::{Node, NodeOptions},
+};
+
+/// How much longer than `--leave-timeout` the node may take to stop.
+const GRACE: Duration = Duration::from_secs(2);
+/// Settings that SIGHUP changes; all others need a restart.
+const RELOADABLE: [&str; 3] = ["log", "tags", "weight"];
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Every setting can also be given in the environment (--data-dir as KITH_DATA_DIR) \
+                  or in the file of --config (data-dir = \"...\"); flags win over the environment, \
+                  which wins over the file. [timing] and [detection] are in the file only.\n\n\
+                  Example: kith agent --name n1 --listen 10.0.0.1:7400 --key-file kith.key \\\n\
+                  \x20                   --seed 10.0.0.2:7400 --seed 10.0.0.3:7400"
+)]
+pub(super) struct AgentArgs {
+    /// File with settings (TOML)
+    #[arg(long, value_name = "FILE", env = "KITH_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    flags: Layer,
+    /// Print the settings in force as a file, without secrets, and exit
+    #[arg(long)]
+    print_config: bool,
+    /// Stop as with SIGTERM when standard input ends: for whoever started this process and
+    /// wants it to end with them
+    #[arg(long, hide = true)]
+    exit_on_stdin_eof: bool,
+}
+
+pub(super) fn run(args: AgentArgs) -> Outcome {
+    let sources = Sources::of_process(args.config, args.flags);
+    let settings = sources.load()?;
+    if args.print_config {
+        let text = to_toml(&settings.effective).map_err(|e| Failure::failed(e.to_string()))?;
+        Out::stdout().line(text.trim_end())?;
+        return Ok(Exit::Done);
+    }
+    let log = Logging::start(settings.log_format, &settings.log, out::wants_colour())
+        .map_err(|e| Failure::usage(e.to_string()))?;
+    let listener =
+        TcpListener::bind(settings.http).map_err(|e| cannot_listen("--http", settings.http, &e))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
+    let agent = Agent {
+        sources,
+        settings,
+        log: &log,
+        stdin_matters: args.exit_on_stdin_eof,
+    };
+    let outcome = runtime.block_on(agent.run(listener));
+    // A look-up of names that hangs must not keep the process.
+    runtime.shutdown_background();
+    outcome
+}
+
+impl From<SettingsError> for Failure {
+    fn from(error: SettingsError) -> Self {
+        Self::usage(error.to_string())
+    }
+}
+
+fn cannot_listen(flag: &str, address: SocketAddr, error: &std::io::Error) -> Failure {
+    let help = match error.kind() {
+        std::io::ErrorKind::AddrInUse => format!(
+            "; another process has it. {flag} {}:0 takes any free port",
+            address.ip()
+        ),
+        std::io::ErrorKind::AddrNotAvailable => "; that is no address of this machine".to_owned(),
+        _ => String::new(),
+    };
+    Failure::failed(format!(
+        "cannot listen on {address} ({flag}): {error}{help}"
+    ))
+}
+
+struct Agent<'a> {
+    sources: Sources,
+    settings: Settings,
+    log: &'a Logging,
+    stdin_matters: bool,
+}
+
+/// What makes an agent do something.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    stdin_ended: oneshot::Receiver<()>,
+}
+
+enum Woken {
+    Stopped(Stop),
+    AskedToStop(&'static str),
+    AskedToReload,
+    Overdue,
+}
+
+impl Agent<'_> {
+    async fn run(mut self, listener: TcpListener) -> Outcome {
+        // Before the node starts: from then on a signal must not end the process halfway.
+        let mut signals = Signals::watch(self.stdin_matters)?;
+        let bound = listener
+            .local_addr()
+            .map_err(|e| Failure::failed(e.to_string()))?;
+        let handle = self.start(bound).await?;
+        for warning in &self.settings.warnings {
+            tracing::warn!(target: "kith::settings", "{warning}");
+        }
+        let options = ApiOptions {
+            token: self.settings.token.clone(),
+            config: to_json(&self.settings.effective),
+        };
+        let http = api::spawn(listener, handle.clone(), options)
+            .map_err(|e| Failure::failed(format!("cannot serve HTTP: {e}")))?;
+        let outcome = self.watch_over(&handle, &mut signals).await;
+        finish_http(http, &outcome);
+        outcome
+    }
+
+    async fn start(&self, http: SocketAddr) -> Result<Handle, Failure> {
+        let mut config = self.settings.core.clone();
+        config.http = Some(self.settings.http_told(http));
+        let options = NodeOptions {
+            config,
+            listen: self.settings.listen,
+            data_dir: self.settings.data_dir.clone(),
+            key: self.settings.key.clone(),
+        };
+        Node::start(options)
+            .await
+            .map_err(|e| Failure::failed(e.to_string()))
+    }
+
+    /// Until the node has stopped, for whatever reason.
+    async fn watch_over(&mut self, handle: &Handle, signals: &mut Signals) -> Outcome {
+        let limit = self.settings.core.timing.leave + GRACE;
+        let mut deadline = None;
+        loop {
+            match signals.next(handle, deadline).await {
+                Woken::Stopped(stop) => return ended(stop),
+                Woken::AskedToReload => self.reload(handle).await,
+                Woken::AskedToStop(by) if deadline.is_some() => {
+                    return Err(Failure::failed(format!(
+                        "stopped at once by {by}: others may see a failure"
+                    )));
+                }
+                Woken::AskedToStop(by) => {
+                    tracing::info!(target: "kith", by, "stopping; once more stops at once");
+                    deadline = Some(tokio::time::Instant::now() + limit);
+                    // Asked in a task: whoever is impatient can still ask again.
+                    let handle = handle.clone();
+                    tokio::spawn(async move {
+                        // An error is that it has stopped, which is what is waited for.
+                        if let Ok(Answer::Refused(why)) = handle.leave(true).await {
+                            tracing::warn!(target: "kith", why, "the node does not leave");
+                        }
+                    });
+                }
+                Woken::Overdue => {
+                    return Err(Failure::failed(
+                        "the node did not stop within --leave-timeout: others may see a failure",
+                    ));
+                }
+            }
+        }
+    }
+
+    /// What cannot be read changes nothing; what cannot change is named.
+    async fn reload(&mut self, handle: &Handle) {
+        let new = match self.sources.load() {
+            Ok(new) => new,
+            Err(error) => {
+                tracing::warn!(target: "kith::settings", %error, "settings not reloaded");
+                return;
+            }
+        };
+        let (can, cannot) = differences(&self.settings, &new);
+        if !cannot.is_empty() {
+            let settings = cannot.join(", ");
+            tracing::warn!(target: "kith::settings", settings, "these change with a restart only");
+        }
+        if can.is_empty() {
+            tracing::info!(target: "kith::settings", "settings reloaded: nothing to change");
+            return;
+        }
+        if can.contains(&"log") {
+            match self.log.set_filter(&new.log) {
+                Ok(()) => self.settings.log.clone_from(&new.log),
+                Err(error) => tracing::warn!(target: "kith::settings", %error, "log not changed"),
+            }
+        }
+        let tags = can.contains(&"tags").then(|| new.core.tags.clone());
+        let weight = can.contains(&"weight").then_some(new.core.weight);
+        if tags.is_some() || weight.is_some() {
+            match handle.reload(tags, weight).await {
+                Ok(Answer::Refused(why)) => {
+                    tracing::warn!(target: "kith::settings", why, "settings not reloaded");
+                    return;
+                }
+                Ok(_) => {
+                    self.settings.core.tags = new.core.tags;
+                    self.settings.core.weight = new.core.weight;
+                }
+                // It has stopped meanwhile, which is told elsewhere.
+                Err(_stopped) => return,
+            }
+        }
+        let layer = &mut self.settings.effective;
+        layer.log = Some(self.settings.log.clone());
+        layer.tags.clone_from(&new.effective.tags);
+        layer.weight = new.effective.weight;
+        let settings = can.join(", ");
+        tracing::info!(target: "kith::settings", settings, "settings reloaded");
+    }
+}
+
+/// Settings with other values than before: those that can change now, and those that cannot.
+fn differences(old: &Settings, new: &Settings) -> (Vec<&'static str>, Vec<String>) {
+    let (before, after) = (to_json(&old.effective), to_json(&new.effective));
+    let differ = |name: &str| before.get(name) != after.get(name);
+    let can: Vec<&str> = RELOADABLE.into_iter().filter(|name| differ(name)).collect();
+    let mut cannot: Vec<String> = before
+        .keys()
+        .chain(after.keys().filter(|name| !before.contains_key(*name)))
+        .filter(|name| differ(name) && !RELOADABLE.contains(&name.as_str()))
+        .cloned()
+        .collect();
+    let id = |settings: &Settings| settings.key.as_ref().map(|key| key.id());
+    if id(old) != id(new) {
+        cannot.push("the cluster key (rotate it with `kith keys`)".to_owned());
+    }
+    (can, cannot)
+}
+
+impl Signals {
+    fn watch(stdin_matters: bool) -> Result<Self, Failure> {
+        let watch = |kind| {
+            signal(kind).map_err(|e| Failure::failed(format!("cannot watch for signals: {e}")))
+        };
+        let (ended, stdin_ended) = oneshot::channel();
+        if stdin_matters {
+            // A thread, because reading standard input cannot be given up.
+            std::thread::spawn(move || {
+                // However it ends, it has ended.
+                drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
+                drop(ended.send(()));
+            });
+        }
+        Ok(Self {
+            terminate: watch(SignalKind::terminate())?,
+            interrupt: watch(SignalKind::interrupt())?,
+            hangup: watch(SignalKind::hangup())?,
+            stdin_ended,
+        })
+    }
+
+    async fn next(&mut self, handle: &Handle, deadline: Option<tokio::time::Instant>) -> Woken {
+        let overdue = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        // The end counts more than a wish for it that came at the same time.
+        tokio::select! {
+            biased;
+            stop = handle.stopped() => Woken::Stopped(stop),
+            _ = self.terminate.recv() => Woken::AskedToStop("SIGTERM"),
+            _ = self.interrupt.recv() => Woken::AskedToStop("SIGINT"),
+            _ = self.hangup.recv() => Woken::AskedToReload,
+            Ok(()) = &mut self.stdin_ended, if !self.stdin_ended.is_terminated() => {
+                Woken::AskedToStop("the end of standard input")
+            }
+            () = overdue => Woken::Overdue,
+        }
+    }
+}
+
+fn ended(stop: Stop) -> Outcome {
+    match stop {
+        Stop::Left { acknowledged } => {
+            tracing::info!(target: "kith", acknowledged, "stopped");
+            Ok(Exit::Done)
+        }
+        Stop::LeftUncleanly(what) => Err(Failure::failed(what)),
+        Stop::Refused(refusal) => Err(Failure::new(Exit::Refused, refusal.to_string())),
+    }
+}
+
+/// The server ends by itself once the node has; after an end by force nobody waits for it.
+fn finish_http(http: JoinHandle<std::io::Result<()>>, outcome: &Outcome) {
+    if outcome.is_err() && !http.is_finished() {
+        return;
+    }
+    match http.join() {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(target: "kith::api", %error, "HTTP ended with an error"),
+        Err(_panic) => tracing::error!(target: "kith::api", "HTTP ended with a panic"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(change: impl FnOnce(&mut Layer)) -> Settings {
+        let mut flags = Layer {
+            name: Some("n1".to_owned()),
+            ephemeral: Some(true),
+            ..Layer::default()
+        };
+        change(&mut flags);
+        let sources = Sources {
+            flags,
+            ..Sources::default()
+        };
+        sources.load().unwrap()
+    }
+
+    #[test]
+    fn what_can_change_is_told_from_what_cannot() {
+        let old = settings(|_| {});
+        let new = settings(|flags| {
+            flags.weight = Some(200);
+            flags.zone = Some("b".to_owned());
+            flags.log = Some("debug".to_owned());
+        });
+        let (can, cannot) = differences(&old, &new);
+        assert_eq!(can, ["log", "weight"]);
+        assert_eq!(cannot, ["zone"]);
+        assert_eq!(differences(&new, &new), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_port_that_is_taken_says_how_to_get_another() {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = TcpListener::bind(address).unwrap_err();
+        let text = cannot_listen("--http", address, &error).message;
+        assert!(text.contains("--http 127.0.0.1:0"), "{text}");
+    }
+
+    #[test]
+    fn refusals_have_their_own_exit_code() {
+        use kith_proto::output::Refusal;
+        let refused = Stop::Refused(Refusal::Evicted {
+            by: "n2".to_owned(),
+        });
+        assert_eq!(ended(refused).unwrap_err().exit, Exit::Refused);
+        let unclean = ended(Stop::LeftUncleanly("x".to_owned())).unwrap_err();
+        assert_eq!(unclean.exit, Exit::Failed);
+        assert_eq!(ended(Stop::Left { acknowledged: 2 }).unwrap(), Exit::Done);
+    }
+}
