@@ -1,9 +1,80 @@
 //! Whose is what: partitions to nodes, a pure function of who is there.
+//!
+//! Nobody hands out partitions: every node computes the same [`Assignment`] from the same
+//! members. It only *proposes*; what is, the chain of configurations says.
+//!
+//! ```text
+//! key --CRC16--> slot --run of slots--> partition --assign--> owner, successors
+//! peers (id, weight, zone) --> fair shares --> natural choice --> balanced copies --> owners
+//! ```
+//!
+//! Reading order: `hash` (keys to slots, draws), `share` (what is fair), `assign` (natural
+//! choice, then owners), `balance` (the least changes that keep bounds), `diff`.
+//!
+//! # What is promised
+//!
+//! Always, for any peers in any order, as the tests assert:
+//!
+//! - R different nodes for each partition, or all nodes where there are fewer.
+//! - Zones: with R or more of them no two copies in one; with fewer, copies as evenly over
+//!   zones as R copies can be.
+//! - Copies of each node within 5 % of its fair share, or one partition: its share by weight,
+//!   water-filled under the two rules above (`share`).
+//! - Partitions owned by each node likewise, as long as the heaviest weighs at most ten
+//!   times the lightest. Beyond that (seen at 1 : 7,700, two copies and four zones) light
+//!   nodes may have to keep partitions together, and then one of them must own.
+//! - The same answer on every machine, and in every release: integers only, and a golden test.
+//!
+//! # What a change moves
+//!
+//! A join or leave should move little more than it must, and a dead owner should be followed
+//! by one that has a copy. Without memory these hold as far as bounds on load leave room: on
+//! a node with few partitions *one partition* of slack is less than the luck of the draw, and
+//! every departure shifts somebody over a bound. Measured on 6,000 random clusters (2 to 65
+//! nodes, 64 to 4,096 partitions, 1 to 5 copies, in more than half of them 3): copies moved
+//! as a multiple of the least possible, the worse of join and leave, average / worst. The
+//! least is what the node itself has, or what all that gain anything gain in number.
+//!
+//! | copies per node | equal weights | 1 : 4 | 1 : 10 | as many zones as copies | one to three zones more |
+//! |---|---|---|---|---|---|
+//! | 13–24 | 1.63 / 2.8 | 1.52 / 2.7 | 1.62 / 4.3 | 1.35 / 2.3 | 1.86 / 3.2 |
+//! | 25–49 | 1.29 / 2.0 | 1.32 / 2.3 | 1.34 / 2.6 | 1.18 / 2.0 | 1.44 / 2.2 |
+//! | 50–99 | 1.13 / 1.59 | 1.15 / 1.61 | 1.15 / 1.50 | 1.06 / 1.33 | 1.34 / 1.87 |
+//! | 100–149 | 1.06 / 1.33 | 1.08 / 1.36 | 1.09 / 1.48 | 1.03 / 1.16 | 1.25 / 1.60 |
+//! | 150–199 | 1.04 / 1.14 | 1.05 / 1.15 | 1.08 / 1.27 | 1.03 / 1.12 | 1.18 / 1.52 |
+//! | 200–399 | 1.02 / 1.09 | 1.04 / 1.15 | 1.05 / 1.19 | 1.02 / 1.11 | 1.20 / 1.57 |
+//! | from 400 | 1.00 / 1.03 | 1.03 / 1.13 | 1.04 / 1.24 | 1.00 / 1.02 | 1.22 / 1.61 |
+//!
+//! So with equal weights, and no zones or as many as copies, 1.15 holds for each change from
+//! about 150 copies a node (R × partitions / nodes), and on average from 50. Choose the number
+//! of partitions by that. Three things cost more at any size: very different weights, where
+//! the fair shares of *others* shift too; a few zones more than copies, since a zone that
+//! loses a node keeps its attraction for the partitions that the node had, and must give
+//! others away; and fewer zones than copies (1.07 to 1.27 on average from 50 copies a node).
+//!
+//! Of the partitions of a node that goes, these get an owner that held no copy: none where
+//! every node has a copy of everything; without zones 1 to 2 % at 100 copies a node, below
+//! 1 % from 150 with equal weights, 2 to 5 % at 25 to 99, 8 % and more below. **With as many
+//! zones as copies it is 25 to 40 %, with more zones 10 to 20 %.** No function without memory
+//! can avoid that: the node that moves up within the dead owner's zone looks just like one
+//! that was there before. So whoever takes over at once must be chosen among those that hold
+//! copies, as the configuration chain does; the placement says to whom the partition is
+//! handed later.
+//!
+//! # Cost
+//!
+//! In a release build on one core, equal weights, R = 3: 256 partitions on 5 nodes 0.1 ms, on
+//! 64 nodes 2 ms, on 300 nodes 11 ms, on 1,000 nodes 33 ms; 4,096 partitions on 300 nodes
+//! 240 ms, on 1,000 nodes 1.2 s.
+//!
+//! Sources: Thaler and Ravishankar, "Using Name-Based Mappings to Increase Hit Rates" (1998);
+//! Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads" (2016), whose
+//! caps are kept here by cheapest chains instead of by passing on what does not fit.
 
-pub mod assign;
+mod assign;
 mod balance;
-pub mod diff;
-pub mod hash;
+mod diff;
+mod hash;
 mod share;
 
 use std::collections::BTreeMap;
@@ -23,6 +94,11 @@ pub struct Peer {
     pub weight: u32,
     /// Where it stands; nodes of a zone are expected to fail together. Empty: a zone of its own.
     pub zone: String,
+}
+
+impl Peer {
+    /// The largest weight.
+    pub const MAX_WEIGHT: u32 = 10_000;
 }
 
 /// Which nodes keep each partition, the owner first, then its successors in their order.
@@ -97,3 +173,6 @@ impl Assignment {
         (0..self.partitions).map(|partition| (partition, self.members(partition)))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -70,8 +70,13 @@ pub(super) fn run(args: AgentArgs) -> Outcome {
         Out::stdout().line(text.trim_end())?;
         return Ok(Exit::Done);
     }
-    let log = Logging::start(settings.log_format, &settings.log, out::wants_colour())
-        .map_err(|e| Failure::usage(e.to_string()))?;
+    let log = Logging::start(
+        &settings.core.name,
+        settings.log_format,
+        &settings.log,
+        out::wants_colour(),
+    )
+    .map_err(|e| Failure::usage(e.to_string()))?;
     let listener =
         TcpListener::bind(settings.http).map_err(|e| cannot_listen("--http", settings.http, &e))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -162,10 +167,17 @@ impl Agent<'_> {
             listen: self.settings.listen,
             data_dir: self.settings.data_dir.clone(),
             key: self.settings.key.clone(),
+            insecure: self.settings.insecure,
+            settings: to_json(&self.settings.effective),
         };
-        Node::start(options)
-            .await
-            .map_err(|e| Failure::failed(e.to_string()))
+        Node::start(options).await.map_err(|error| {
+            let exit = if error.exit_code() == 2 {
+                Exit::Usage
+            } else {
+                Exit::Failed
+            };
+            Failure::new(exit, error.to_string())
+        })
     }
 
     /// Until the node has stopped, for whatever reason.

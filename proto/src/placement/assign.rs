@@ -1,268 +1,277 @@
-//! The assignment.
+//! The assignment: first which nodes keep a partition, then who of them owns it.
+//!
+//! **Natural choice.** For each partition every node draws a time, exponentially distributed
+//! at a rate that its fair share asks for; the R first, as far as zones allow, keep it, and
+//! the first owns it. That is weighted rendezvous hashing (Thaler and Ravishankar 1998): a
+//! node that comes or goes changes nothing between the others. The draws are stratified
+//! ([`hash::draws`]), which halves the spread of loads; what is left is balanced.
+//!
+//! **Balancing** ([`super::balance`]) then brings every node within [`bounds`], at the least
+//! cost in logarithms of times, so that near misses go first. First it moves copies; then,
+//! among the nodes that keep a partition, ownership, which moves no data.
 
 use super::{
     Assignment, Peer,
-    balance::{Balance, Bounds, Market},
+    balance::{Bounds, Market, balance},
     hash,
     share::{SHARE_BITS, Shares},
 };
-use crate::id::{NodeId, PartitionId};
 
+/// Which nodes are to keep each partition: `copies` of them, owner included, or as many as
+/// there are. A pure function of its arguments, whatever the order of `peers`; of peers with
+/// the same id one counts. Weights are taken as at least 1 and at most 10,000.
+///
+/// What it promises, and where it cannot, is said in the [module's documentation](super).
+///
+/// # Panics
+///
+/// With more than 65,535 peers.
+#[must_use]
 pub fn assign(peers: &[Peer], partitions: u16, copies: u8) -> Assignment {
     let mut peers = peers.to_vec();
-    peers.sort_by(|a, b| a.id.cmp(&b.id));
-    peers.dedup_by(|a, b| a.id == b.id);
-    if peers.is_empty() || copies == 0 {
+    peers.sort_by(|a, b| (a.id, a.weight, &a.zone).cmp(&(b.id, b.weight, &b.zone)));
+    peers.dedup_by_key(|peer| peer.id);
+    for peer in &mut peers {
+        peer.weight = peer.weight.clamp(1, Peer::MAX_WEIGHT);
+    }
+    if peers.is_empty() || partitions == 0 || copies == 0 {
         return Assignment::empty(partitions);
     }
+    assert!(
+        u16::try_from(peers.len()).is_ok(),
+        "{} peers are too many",
+        peers.len()
+    );
     let shares = Shares::of(&peers, partitions, copies);
-    let nodes = peers.len();
-    let pareto = std::env::var("PAR").is_ok() && shares.copies > 1;
-    let mut costs = vec![0i32; nodes * usize::from(partitions)];
-    for (n, peer) in peers.iter().enumerate() {
-        for (p, draw) in hash::draws(peer.id, partitions).into_iter().enumerate() {
-            costs[p * nodes + n] = if pareto {
-                let t = (u128::from(hash::time(draw)) * u128::from(shares.part[n]) >> 24)
-                    .min(1 << 40) as u64;
-                (hash::log_odds(t) - shares.log_odds[n]) as i32
-            } else {
-                (hash::log_time(draw) - shares.log_rate[n]) as i32
-            };
-        }
-    }
-    let mut copies_market = Copies::natural(&shares, &costs, partitions);
-    let bounds = shares.held.iter().map(|&s| bounds(s)).collect();
-    let held = copies_market.held(nodes);
-    copies_market = Balance::new(copies_market, held, bounds).run();
-    let Copies { mut members, .. } = copies_market;
+    let costs = Costs::of(&peers, &shares, partitions);
 
-    // Owners.
-    if std::env::var("OWNW").is_ok() {
-        for (n, peer) in peers.iter().enumerate() {
-            let shift = shares.log_rate[n] - hash::ln(u64::from(peer.weight));
-            for p in 0..usize::from(partitions) {
-                costs[p * nodes + n] += shift as i32;
-            }
-        }
-    }
-    let r = shares.copies;
-    for (p, list) in members.chunks_exact_mut(r).enumerate() {
-        list.sort_by_key(|&n| (costs[p * nodes + usize::from(n)], n));
-    }
-    let mut held = vec![Vec::new(); nodes];
-    for (p, list) in members.chunks_exact(r).enumerate() {
-        held[usize::from(list[0])].push(p as u16);
-    }
-    let owner_bounds = shares.owned.iter().map(|&s| bounds_of(s)).collect();
-    let owners = Owners {
-        nodes,
-        copies: r,
+    let mut keepers = Keepers::natural(&shares, &costs, partitions);
+    let held = lists(peers.len(), keepers.members.chunks_exact(shares.copies));
+    balance(
+        &mut keepers,
+        held,
+        &shares.held.iter().map(|&s| bounds(s)).collect::<Vec<_>>(),
+    );
+
+    let mut owners = Owners {
         costs: &costs,
-        members,
+        copies: shares.copies,
+        members: keepers.members,
     };
-    let mut owners = Balance::new(owners, held, owner_bounds).run();
-    for (p, list) in owners.members.chunks_exact_mut(r).enumerate() {
-        list[1..].sort_by_key(|&n| (costs[p * nodes + usize::from(n)], n));
-    }
-    Assignment::new(
-        partitions,
-        r,
+    owners.sort_from(0);
+    let owned = lists(
+        peers.len(),
         owners
             .members
-            .iter()
-            .map(|&n| peers[usize::from(n)].id)
-            .collect(),
-    )
+            .chunks_exact(shares.copies)
+            .map(|list| &list[..1]),
+    );
+    balance(
+        &mut owners,
+        owned,
+        &shares.owned.iter().map(|&s| bounds(s)).collect::<Vec<_>>(),
+    );
+    owners.sort_from(1);
+
+    let ids = owners
+        .members
+        .iter()
+        .map(|&node| peers[usize::from(node)].id)
+        .collect();
+    Assignment::new(partitions, shares.copies, ids)
 }
 
-fn bounds_of(share: u64) -> Bounds {
-    bounds(share)
-}
-
-/// Within 5 % of the share, or one partition.
-fn bounds(share: u64) -> Bounds {
-    let one = 1u64 << SHARE_BITS;
-    let mode: u32 = std::env::var("BAND")
-        .ok()
-        .and_then(|b| b.parse().ok())
-        .unwrap_or(0);
-    let share = share + 64; // rounding
-    let slack = share / 20;
-    match mode {
-        0 => {
-            let slack = slack.max(one);
-            Bounds {
-                low: (share.saturating_sub(slack)).div_ceil(one) as usize,
-                high: ((share + slack) / one) as usize,
-            }
-        }
-        _ => {
-            // one partition from either rounding
-            let low = ((share / one).saturating_sub(1)).min((share - slack).div_ceil(one));
-            let high = (share.div_ceil(one) + 1).max((share + slack) / one);
-            Bounds {
-                low: low as usize,
-                high: high as usize,
-            }
-        }
+/// Within 5 % of a share, or one partition where that is more.
+pub(super) fn bounds(share: u64) -> Bounds {
+    const ONE: u64 = 1 << SHARE_BITS;
+    /// Shares are rounded down, so that whole ones may come out a little less.
+    const ROUNDING: u64 = 1 << 6;
+    let slack = (share / 20).max(ONE) + ROUNDING;
+    Bounds {
+        low: share.saturating_sub(slack).div_ceil(ONE) as usize,
+        high: ((share + slack) / ONE) as usize,
     }
 }
 
-struct Copies<'a> {
-    shares: &'a Shares,
-    costs: &'a [i32],
-    nodes: usize,
-    /// The nodes of each partition, `copies` of them each.
-    members: Vec<u16>,
-    /// Copies of the partition at hand in each zone.
-    in_zone: Vec<u8>,
+/// What each node holds, from the lists of all partitions in their order.
+fn lists<'a>(nodes: usize, members: impl Iterator<Item = &'a [u16]>) -> Vec<Vec<u16>> {
+    let mut held = vec![Vec::new(); nodes];
+    for (partition, list) in (0..).zip(members) {
+        for &node in list {
+            held[usize::from(node)].push(partition);
+        }
+    }
+    held
 }
 
-impl<'a> Copies<'a> {
-    fn natural(shares: &'a Shares, costs: &'a [i32], partitions: u16) -> Self {
-        let nodes = shares.zone_of.len();
+/// What it costs to choose a node for a partition: the logarithm of its time.
+struct Costs {
+    nodes: usize,
+    table: Vec<i32>,
+}
+
+impl Costs {
+    fn of(peers: &[Peer], shares: &Shares, partitions: u16) -> Self {
+        let nodes = peers.len();
+        let mut table = vec![0; nodes * usize::from(partitions)];
+        for (node, (peer, rate)) in peers.iter().zip(&shares.log_rate).enumerate() {
+            for (partition, draw) in hash::draws(peer.id, partitions).into_iter().enumerate() {
+                // Both logarithms are below 2^30.
+                table[partition * nodes + node] = (hash::log_time(draw) - rate) as i32;
+            }
+        }
+        Self { nodes, table }
+    }
+
+    /// The costs of all nodes for a partition.
+    fn row(&self, partition: u16) -> &[i32] {
+        let start = usize::from(partition) * self.nodes;
+        &self.table[start..start + self.nodes]
+    }
+}
+
+/// Which nodes keep the partitions.
+struct Keepers<'a> {
+    shares: &'a Shares,
+    costs: &'a Costs,
+    /// `shares.copies` nodes for each partition.
+    members: Vec<u16>,
+    /// Room to count a partition's copies in each zone; zero between uses.
+    in_zone: Vec<usize>,
+}
+
+impl<'a> Keepers<'a> {
+    /// The cheapest nodes for each partition that zones allow.
+    fn natural(shares: &'a Shares, costs: &'a Costs, partitions: u16) -> Self {
+        let zones = &shares.zones;
+        let free = shares.copies - zones.iter().map(|zone| zone.least).sum::<usize>();
         let mut members = Vec::with_capacity(usize::from(partitions) * shares.copies);
-        let least: usize = shares.zones.iter().map(|z| z.least).sum();
-        let extra = shares.copies - least;
-        let mut best: Vec<Vec<(i32, u16)>> = vec![Vec::new(); shares.zones.len()];
-        let mut last = Vec::new();
-        for p in 0..usize::from(partitions) {
-            let costs = &costs[p * nodes..(p + 1) * nodes];
-            for list in &mut best {
-                list.clear();
-            }
-            for (n, (&cost, &zone)) in costs.iter().zip(&shares.zone_of).enumerate() {
-                let list = &mut best[zone];
-                let most = shares.zones[zone].most;
-                let at = list.partition_point(|&other| other < (cost, n as u16));
-                if at < most {
-                    list.truncate(most - 1);
-                    list.insert(at, (cost, n as u16));
+        // The cheapest nodes of each zone, and what is free to be taken from any.
+        let mut cheapest: Vec<Vec<(i32, u16)>> = vec![Vec::new(); zones.len()];
+        let mut rest = Vec::new();
+        for partition in 0..partitions {
+            cheapest.iter_mut().for_each(Vec::clear);
+            for (node, (&cost, &zone)) in
+                (0..).zip(costs.row(partition).iter().zip(&shares.zone_of))
+            {
+                let list = &mut cheapest[zone];
+                let place = list.partition_point(|&other| other < (cost, node));
+                if place < zones[zone].most {
+                    list.truncate(zones[zone].most - 1);
+                    list.insert(place, (cost, node));
                 }
             }
-            last.clear();
-            for (list, zone) in best.iter().zip(&shares.zones) {
-                members.extend(list[..zone.least].iter().map(|&(_, n)| n));
-                last.extend(&list[zone.least..]);
+            rest.clear();
+            for (list, zone) in cheapest.iter().zip(zones) {
+                members.extend(list[..zone.least].iter().map(|&(_, node)| node));
+                rest.extend_from_slice(&list[zone.least..]);
             }
-            if extra > 0 {
-                if extra < last.len() {
-                    last.select_nth_unstable(extra - 1);
-                }
-                members.extend(last[..extra].iter().map(|&(_, n)| n));
+            if free < rest.len() {
+                rest.select_nth_unstable(free);
             }
+            members.extend(rest[..free].iter().map(|&(_, node)| node));
         }
         Self {
             shares,
             costs,
-            nodes,
             members,
-            in_zone: vec![0; shares.zones.len()],
+            in_zone: vec![0; zones.len()],
         }
-    }
-
-    fn held(&self, nodes: usize) -> Vec<Vec<u16>> {
-        let mut held = vec![Vec::new(); nodes];
-        for (p, list) in self.members.chunks_exact(self.shares.copies).enumerate() {
-            for &n in list {
-                held[usize::from(n)].push(p as u16);
-            }
-        }
-        held
-    }
-
-    fn list(&self, partition: u16) -> std::ops::Range<usize> {
-        let start = usize::from(partition) * self.shares.copies;
-        start..start + self.shares.copies
     }
 }
 
-impl Market for Copies<'_> {
+impl Market for Keepers<'_> {
     fn offers(&mut self, from: usize, partition: u16, mut offer: impl FnMut(usize, i64)) {
-        let Shares { zone_of, zones, .. } = self.shares;
-        let list = self.list(partition);
-        let row = usize::from(partition) * self.nodes;
-        let costs = &self.costs[row..row + self.nodes];
-        for &n in &self.members[list.clone()] {
-            self.in_zone[zone_of[usize::from(n)]] += 1;
+        let Shares {
+            zone_of,
+            zones,
+            copies,
+            ..
+        } = self.shares;
+        let list = &self.members[usize::from(partition) * copies..][..*copies];
+        for &node in list {
+            self.in_zone[zone_of[usize::from(node)]] += 1;
         }
         let here = zone_of[from];
-        let leave = usize::from(self.in_zone[here]) > zones[here].least;
-        let base = i64::from(costs[from]);
-        for (to, &cost) in costs.iter().enumerate() {
-            let there = zone_of[to];
-            let room =
-                there == here || (leave && usize::from(self.in_zone[there]) < zones[there].most);
-            if room
-                && (self.in_zone[there] == 0 || !self.members[list.clone()].contains(&(to as u16)))
-            {
-                offer(to, i64::from(cost) - base);
+        let may_leave = self.in_zone[here] > zones[here].least;
+        let costs = self.costs.row(partition);
+        for (to, (&cost, &there)) in costs.iter().zip(zone_of).enumerate() {
+            let count = self.in_zone[there];
+            let room = there == here || (may_leave && count < zones[there].most);
+            // A list is short, but most nodes are in zones that are not in it at all.
+            if room && (count == 0 || !list.contains(&(to as u16))) {
+                offer(to, i64::from(cost) - i64::from(costs[from]));
             }
         }
-        for &n in &self.members[list] {
-            self.in_zone[zone_of[usize::from(n)]] = 0;
+        for &node in list {
+            self.in_zone[zone_of[usize::from(node)]] = 0;
         }
     }
 
-    fn swap(
-        &mut self,
-        from: usize,
-        to: usize,
-        partition: u16,
-        mut touched: impl FnMut(usize),
-    ) -> bool {
-        let Shares { zone_of, zones, .. } = self.shares;
-        let list = self.list(partition);
-        let list = &mut self.members[list];
-        let count = |zone: usize| {
+    fn swap(&mut self, from: usize, to: usize, partition: u16, touched: impl FnMut(usize)) -> bool {
+        let Shares {
+            zone_of,
+            zones,
+            copies,
+            ..
+        } = self.shares;
+        let list = &mut self.members[usize::from(partition) * copies..][..*copies];
+        let (here, there) = (zone_of[from], zone_of[to]);
+        let count = |zone| {
             list.iter()
-                .filter(|&&n| zone_of[usize::from(n)] == zone)
+                .filter(|&&node| zone_of[usize::from(node)] == zone)
                 .count()
         };
-        let (here, there) = (zone_of[from], zone_of[to]);
-        if list.contains(&(to as u16))
-            || (here != there
-                && (count(here) <= zones[here].least || count(there) >= zones[there].most))
+        if here != there && (count(here) <= zones[here].least || count(there) >= zones[there].most)
         {
             return false;
         }
-        let Some(place) = list.iter_mut().find(|n| usize::from(**n) == from) else {
+        if list.contains(&(to as u16)) {
+            return false;
+        }
+        let Some(place) = list.iter_mut().find(|node| usize::from(**node) == from) else {
             return false;
         };
         *place = to as u16;
-        list.iter().for_each(|&n| touched(usize::from(n)));
+        list.iter().map(|&node| usize::from(node)).for_each(touched);
         true
     }
 }
 
+/// Who of a partition's nodes owns it: the first of its list.
 struct Owners<'a> {
-    nodes: usize,
+    costs: &'a Costs,
     copies: usize,
-    costs: &'a [i32],
     members: Vec<u16>,
+}
+
+impl Owners<'_> {
+    /// Sorts each list from `place` on, the cheapest first.
+    fn sort_from(&mut self, place: usize) {
+        for (partition, list) in (0..).zip(self.members.chunks_exact_mut(self.copies)) {
+            let costs = self.costs.row(partition);
+            list[place..].sort_unstable_by_key(|&node| (costs[usize::from(node)], node));
+        }
+    }
 }
 
 impl Market for Owners<'_> {
     fn offers(&mut self, from: usize, partition: u16, mut offer: impl FnMut(usize, i64)) {
-        let start = usize::from(partition) * self.copies;
-        let cost = |n: usize| i64::from(self.costs[usize::from(partition) * self.nodes + n]);
-        for &to in &self.members[start + 1..start + self.copies] {
-            offer(usize::from(to), cost(usize::from(to)) - cost(from));
+        let costs = self.costs.row(partition);
+        let list = &self.members[usize::from(partition) * self.copies..][..self.copies];
+        for to in list[1..].iter().map(|&node| usize::from(node)) {
+            offer(to, i64::from(costs[to]) - i64::from(costs[from]));
         }
     }
 
     fn swap(&mut self, from: usize, to: usize, partition: u16, _: impl FnMut(usize)) -> bool {
-        let start = usize::from(partition) * self.copies;
-        let list = &mut self.members[start..start + self.copies];
-        if usize::from(list[0]) != from {
-            return false;
-        }
-        match list.iter().position(|&n| usize::from(n) == to) {
-            Some(at) => {
-                list.swap(0, at);
+        let list = &mut self.members[usize::from(partition) * self.copies..][..self.copies];
+        match list.iter().position(|&node| usize::from(node) == to) {
+            Some(place) if usize::from(list[0]) == from => {
+                list.swap(0, place);
                 true
             }
-            None => false,
+            _ => false,
         }
     }
 }

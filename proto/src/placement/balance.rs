@@ -1,261 +1,262 @@
 //! Balancing at the least cost: as few changes to a natural choice as bounds on load need.
 //!
-//! Each partition would choose the nodes that are cheapest for it. Where a node is chosen
-//! too often or too seldom, chains of swaps (partition p from a to b, q from b to c) put
-//! that right: always the cheapest chain there is, found by Dijkstra's algorithm over the
-//! nodes, with prices that keep all lengths from being negative. That is the classical
-//! successive shortest path method for flows of minimal cost (Edmonds and Karp 1972), and
-//! its result is *the* cheapest choice within the bounds, which no order of work
-//! changes. That is why it is stable: when a node comes or goes, few of the cheapest choices are
-//! others. Greedy placement with load caps makes long chains of evictions instead.
+//! Each partition would like the nodes that are cheapest for it. Where that gives a node too
+//! much or too little, a chain of swaps puts it right:
+//!
+//! ```text
+//! a has one too many:   a --[p]--> b --[q]--> c      p leaves a for b, q leaves b for c,
+//!                                                    c has room for one more
+//! ```
+//!
+//! It is always the cheapest chain there is, found by Dijkstra's algorithm over the nodes
+//! with prices that keep every length from being negative: the successive shortest paths of
+//! Edmonds and Karp ("Theoretical Improvements in Algorithmic Efficiency for Network Flow
+//! Problems", 1972). So the result is the cheapest of all choices within the bounds, and not
+//! a trace of the order of work. That makes it stable: when a node comes or goes, only
+//! those choices change that became cheaper. (Where zones forbid the second of two swaps of
+//! one partition in the same chain, the rest of the chain is searched again.)
+//!
+//! Time is one search for each partition above or below a bound; memory is quadratic in the
+//! number of nodes, 16 MB for 1,000.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// What can be swapped at which cost.
 pub(super) trait Market {
-    /// Calls `offer(to, cost)` for each node that could take over from `from` a partition that
-    /// it holds, with the cost of choosing it instead (negative where it is cheaper).
+    /// Calls `offer(to, cost)` for each node that could take `partition` over from `from`,
+    /// which holds it, with what that adds to the cost (negative: it is cheaper there).
     fn offers(&mut self, from: usize, partition: u16, offer: impl FnMut(usize, i64));
-    /// Swaps, and returns false where that has become impossible. Calls `touched` with every
-    /// other node whose offers may have changed.
+
+    /// Lets `to` take `partition` over from `from`, and calls `touched` with every other node
+    /// whose offers may have changed by that. Returns false, and does nothing, where an
+    /// earlier swap of the chain has made it impossible.
     fn swap(&mut self, from: usize, to: usize, partition: u16, touched: impl FnMut(usize)) -> bool;
 }
 
-/// The most and the fewest partitions that a node may hold.
+/// The fewest and the most partitions that a node may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) low: usize,
     pub(super) high: usize,
 }
 
-const NONE: u16 = u16::MAX;
+/// Changes the market's choice until every node is within its bounds, or no swaps get it
+/// there. `held` lists what each node holds at first.
+pub(super) fn balance<M: Market>(market: &mut M, held: Vec<Vec<u16>>, bounds: &[Bounds]) {
+    /// More than one for the sake of chains that were cut short.
+    const ROUNDS: usize = 3;
+    let nodes = held.len();
+    let arcs = vec![Vec::new(); nodes];
+    let mut balance = Balance {
+        market,
+        bounds,
+        held,
+        arcs,
+        price: vec![0; nodes + 1],
+    };
+    for _ in 0..ROUNDS {
+        let mut within = true;
+        for node in 0..nodes {
+            within &= balance.settle(node, Excess::Above);
+        }
+        for node in 0..nodes {
+            within &= balance.settle(node, Excess::Below);
+        }
+        if within {
+            break;
+        }
+    }
+}
 
-/// The cheapest swap from one node to another, once known.
+/// On which side of its bounds a node is, hence which way the chain is searched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Excess {
+    Above,
+    Below,
+}
+
+/// The cheapest swap from one node to another.
 #[derive(Clone, Copy)]
 struct Arc {
     cost: i64,
     partition: u16,
 }
 
-pub(super) struct Balance<M> {
-    market: M,
-    bounds: Vec<Bounds>,
-    /// Which partitions each node holds.
+/// No partition can be swapped between the two.
+const NO_ARC: Arc = Arc {
+    cost: i64::MAX,
+    partition: u16::MAX,
+};
+
+struct Balance<'a, M> {
+    market: &'a mut M,
+    bounds: &'a [Bounds],
+    /// The partitions of each node.
     held: Vec<Vec<u16>>,
-    /// The cheapest swap for each pair (from, to); a row is filled when it is needed.
-    arcs: Vec<Arc>,
-    fresh: Vec<bool>,
+    /// From each node the cheapest swap to each other; empty where not known (any more).
+    arcs: Vec<Vec<Arc>>,
+    /// What a place on a node is worth beside the costs; at last the price of the *ground*,
+    /// which stands for all nodes strictly within their bounds. No arc is cheaper than the
+    /// prices at its ends differ.
     price: Vec<i64>,
-    /// Chains found, and swaps made.
-    pub(super) chains: usize,
-    pub(super) swaps: usize,
 }
 
-impl<M: Market> Balance<M> {
-    pub(super) fn new(market: M, held: Vec<Vec<u16>>, bounds: Vec<Bounds>) -> Self {
-        let nodes = held.len();
-        Self {
-            market,
-            bounds,
-            held,
-            arcs: vec![
-                Arc {
-                    cost: 0,
-                    partition: NONE
+impl<M: Market> Balance<'_, M> {
+    /// Brings one node within its bounds, if that can be done.
+    fn settle(&mut self, node: usize, excess: Excess) -> bool {
+        // A chain that is cut short leaves the node as it is, so that the tries are counted;
+        // the next round looks again.
+        let Bounds { low, high } = self.bounds[node];
+        let mut tries = match excess {
+            Excess::Above => self.held[node].len().saturating_sub(high),
+            Excess::Below => low.saturating_sub(self.held[node].len()),
+        };
+        while tries > 0 {
+            let Some(chain) = self.cheapest_chain(node, excess) else {
+                return false;
+            };
+            self.apply(&chain);
+            tries -= 1;
+        }
+        match excess {
+            Excess::Above => self.held[node].len() <= high,
+            Excess::Below => self.held[node].len() >= low,
+        }
+    }
+
+    /// The cheapest chain from a node above its bounds to one with room, or to a node below
+    /// from one with some to spare: pairs (from, to), those nearest to the ground first.
+    fn cheapest_chain(&mut self, start: usize, excess: Excess) -> Option<Vec<(usize, usize)>> {
+        let nodes = self.held.len();
+        let ground = nodes;
+        let mut search = Search::new(nodes + 1, start);
+        while let Some((length, node)) = search.nearest() {
+            if node == ground {
+                break;
+            }
+            let Bounds { low, high } = self.bounds[node];
+            let rise = self.price[node] - self.price[ground];
+            match excess {
+                Excess::Above if self.held[node].len() < high => {
+                    search.reach(ground, node, length + rise.max(0));
+                }
+                Excess::Below if self.held[node].len() > low => {
+                    search.reach(ground, node, length + (-rise).max(0));
+                }
+                _ => {}
+            }
+            for other in 0..nodes {
+                if search.done[other] {
+                    continue;
+                }
+                let (from, to) = if excess == Excess::Above {
+                    (node, other)
+                } else {
+                    (other, node)
                 };
-                nodes * nodes
-            ],
-            fresh: vec![false; nodes],
-            price: vec![0; nodes + 1],
-            chains: 0,
-            swaps: 0,
-        }
-    }
-
-    /// Brings every node within its bounds, as far as swaps can.
-    pub(super) fn run(mut self) -> M {
-        let nodes = self.held.len();
-        for node in 0..nodes {
-            let mut tries = self.held[node].len() + 1;
-            while self.held[node].len() > self.bounds[node].high && tries > 0 {
-                tries -= 1;
-                if !self.shed(node) {
-                    break;
+                let arc = self.arc(from, to);
+                if arc.partition != NO_ARC.partition {
+                    let reduced = arc.cost + self.price[from] - self.price[to];
+                    search.reach(other, node, length + reduced.max(0));
                 }
             }
         }
-        for node in 0..nodes {
-            let mut tries = self.bounds[node].low + 1;
-            while self.held[node].len() < self.bounds[node].low && tries > 0 {
-                tries -= 1;
-                if !self.fill(node) {
-                    break;
-                }
-            }
+        if !search.done[ground] {
+            return None;
         }
-        self.market
-    }
-
-    fn refresh(&mut self, from: usize) {
-        if self.fresh[from] {
-            return;
+        for (price, &length) in self.price.iter_mut().zip(&search.length) {
+            let by = length.min(search.length[ground]);
+            *price += if excess == Excess::Above { by } else { -by };
         }
-        let nodes = self.held.len();
-        let row = &mut self.arcs[from * nodes..(from + 1) * nodes];
-        row.fill(Arc {
-            cost: i64::MAX,
-            partition: NONE,
-        });
-        for &partition in &self.held[from] {
-            self.market.offers(from, partition, |to, cost| {
-                let arc = &mut row[to];
-                if cost < arc.cost || (cost == arc.cost && partition < arc.partition) {
-                    *arc = Arc { cost, partition };
-                }
+        let mut chain = Vec::new();
+        let mut node = search.via[ground];
+        while node != start {
+            let before = search.via[node];
+            chain.push(if excess == Excess::Above {
+                (before, node)
+            } else {
+                (node, before)
             });
+            node = before;
         }
-        self.fresh[from] = true;
+        Some(chain)
     }
 
-    /// The cheapest chain from `start`, which has too many, to a node that can take one more.
-    fn shed(&mut self, start: usize) -> bool {
-        let nodes = self.held.len();
-        let ground = nodes;
-        let mut far = vec![i64::MAX; nodes + 1];
-        let mut via = vec![usize::MAX; nodes + 1];
-        let mut done = vec![false; nodes + 1];
-        let mut heap = BinaryHeap::new();
-        far[start] = 0;
-        heap.push(Reverse((0, start)));
-        while let Some(Reverse((length, node))) = heap.pop() {
-            if done[node] {
-                continue;
+    fn arc(&mut self, from: usize, to: usize) -> Arc {
+        if self.arcs[from].is_empty() {
+            let mut row = vec![NO_ARC; self.held.len()];
+            for &partition in &self.held[from] {
+                self.market.offers(from, partition, |to, cost| {
+                    let arc = &mut row[to];
+                    if (cost, partition) < (arc.cost, arc.partition) {
+                        *arc = Arc { cost, partition };
+                    }
+                });
             }
-            done[node] = true;
-            if node == ground {
-                break;
-            }
-            if self.held[node].len() < self.bounds[node].high {
-                let next = length + (self.price[node] - self.price[ground]).max(0);
-                if next < far[ground] {
-                    far[ground] = next;
-                    via[ground] = node;
-                    heap.push(Reverse((next, ground)));
-                }
-            }
-            self.refresh(node);
-            for to in 0..nodes {
-                let arc = self.arcs[node * nodes + to];
-                if done[to] || arc.partition == NONE {
-                    continue;
-                }
-                let reduced = (arc.cost + self.price[node] - self.price[to]).max(0);
-                let next = length + reduced;
-                if next < far[to] {
-                    far[to] = next;
-                    via[to] = node;
-                    heap.push(Reverse((next, to)));
-                }
-            }
+            self.arcs[from] = row;
         }
-        if !done[ground] {
-            return false;
-        }
-        let reach = far[ground];
-        for node in 0..=nodes {
-            self.price[node] += far[node].min(reach);
-        }
-        let mut chain = Vec::new();
-        let mut to = via[ground];
-        while to != start {
-            chain.push((via[to], to));
-            to = via[to];
-        }
-        self.apply(&chain)
+        self.arcs[from][to]
     }
 
-    /// The cheapest chain to `end`, which has too few, from a node that can do with one less.
-    fn fill(&mut self, end: usize) -> bool {
-        let nodes = self.held.len();
-        let ground = nodes;
-        let mut far = vec![i64::MAX; nodes + 1];
-        let mut via = vec![usize::MAX; nodes + 1];
-        let mut done = vec![false; nodes + 1];
-        let mut heap = BinaryHeap::new();
-        for node in 0..nodes {
-            self.refresh(node);
-        }
-        far[end] = 0;
-        heap.push(Reverse((0, end)));
-        while let Some(Reverse((length, node))) = heap.pop() {
-            if done[node] {
-                continue;
-            }
-            done[node] = true;
-            if node == ground {
-                break;
-            }
-            if self.held[node].len() > self.bounds[node].low {
-                let next = length + (self.price[ground] - self.price[node]).max(0);
-                if next < far[ground] {
-                    far[ground] = next;
-                    via[ground] = node;
-                    heap.push(Reverse((next, ground)));
-                }
-            }
-            for from in 0..nodes {
-                let arc = self.arcs[from * nodes + node];
-                if done[from] || arc.partition == NONE {
-                    continue;
-                }
-                let reduced = (arc.cost + self.price[from] - self.price[node]).max(0);
-                let next = length + reduced;
-                if next < far[from] {
-                    far[from] = next;
-                    via[from] = node;
-                    heap.push(Reverse((next, from)));
-                }
-            }
-        }
-        if !done[ground] {
-            return false;
-        }
-        let reach = far[ground];
-        for node in 0..=nodes {
-            self.price[node] -= far[node].min(reach);
-        }
-        let mut chain = Vec::new();
-        let mut from = via[ground];
-        while from != end {
-            chain.push((from, via[from]));
-            from = via[from];
-        }
-        chain.reverse();
-        self.apply(&chain)
-    }
-
-    /// Carries out a chain, its last swap first.
-    fn apply(&mut self, chain: &[(usize, usize)]) -> bool {
-        let nodes = self.held.len();
-        self.chains += 1;
-        let plan: Vec<(usize, usize, u16)> = chain
+    /// Carries out a chain from the ground on, so that wherever it has to stop, only the
+    /// node that it stops at is still out of bounds.
+    fn apply(&mut self, chain: &[(usize, usize)]) {
+        // What each swap is about, before the first of them changes the arcs.
+        let swaps: Vec<_> = chain
             .iter()
-            .map(|&(from, to)| (from, to, self.arcs[from * nodes + to].partition))
+            .map(|&(from, to)| (from, to, self.arc(from, to).partition))
             .collect();
-        for (from, to, partition) in plan {
-            let fresh = &mut self.fresh;
+        for (from, to, partition) in swaps {
+            let arcs = &mut self.arcs;
             if !self
                 .market
-                .swap(from, to, partition, |node| fresh[node] = false)
+                .swap(from, to, partition, |node| arcs[node].clear())
             {
-                return false;
+                return;
             }
-            self.swaps += 1;
-            self.fresh[from] = false;
-            self.fresh[to] = false;
+            self.arcs[from].clear();
+            self.arcs[to].clear();
             self.held[from].retain(|&p| p != partition);
             self.held[to].push(partition);
         }
-        true
+    }
+}
+
+/// The state of Dijkstra's algorithm.
+struct Search {
+    length: Vec<i64>,
+    via: Vec<usize>,
+    done: Vec<bool>,
+    open: BinaryHeap<Reverse<(i64, usize)>>,
+}
+
+impl Search {
+    fn new(nodes: usize, start: usize) -> Self {
+        let mut search = Self {
+            length: vec![i64::MAX; nodes],
+            via: vec![start; nodes],
+            done: vec![false; nodes],
+            open: BinaryHeap::new(),
+        };
+        search.reach(start, start, 0);
+        search
+    }
+
+    fn nearest(&mut self) -> Option<(i64, usize)> {
+        while let Some(Reverse((length, node))) = self.open.pop() {
+            if !self.done[node] {
+                self.done[node] = true;
+                return Some((length, node));
+            }
+        }
+        None
+    }
+
+    fn reach(&mut self, node: usize, via: usize, length: i64) {
+        if length < self.length[node] {
+            self.length[node] = length;
+            self.via[node] = via;
+            self.open.push(Reverse((length, node)));
+        }
     }
 }

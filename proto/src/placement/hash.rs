@@ -61,8 +61,8 @@ pub fn slots(partition: PartitionId, partitions: u16) -> (u16, u16) {
 ///
 /// They are *stratified*: the interval is cut into as many strata as there are partitions,
 /// and exactly one draw falls into each. The node draws a small number as often as it
-/// should, never more or less often by luck, which takes most of the variance out of its
-/// load before any balancing has to move something.
+/// should, never more or less often by luck: that leaves a quarter to a half of the
+/// variance of its load, before any balancing has to move something.
 pub(super) fn draws(node: NodeId, partitions: u16) -> Vec<u32> {
     let mut order: Vec<(u64, u16)> = (0..partitions).map(|p| (hash(node, p), p)).collect();
     order.sort_unstable();
@@ -91,68 +91,6 @@ pub(super) fn log_time(draw: u32) -> i64 {
     let time = ln(1 << 33) - ln(left);
     ln(time.max(1) as u64) - ln(1 << LOG_BITS)
 }
-
-/// The exponentially distributed time `-ln(1 - draw / 2^32)` with [`LOG_BITS`] fraction bits.
-pub(super) fn time(draw: u32) -> u64 {
-    let left = (1u64 << 33) - (2 * u64::from(draw) + 1);
-    (ln(1 << 33) - ln(left)).max(1) as u64
-}
-
-/// `ln(e^time - 1)`.
-pub(super) fn log_odds(time: u64) -> i64 {
-    let time = time.clamp(1, 40 << LOG_BITS);
-    if time < 1 << (LOG_BITS - 10) {
-        return ln(time) - ln(1 << LOG_BITS) + (time / 2) as i64;
-    }
-    const LOG2_E: u128 = 0x1_7154_7652;
-    let exponent = ((u128::from(time) * LOG2_E) >> LOG_BITS) as u64; // 32 fraction bits
-    let whole = exponent >> 32;
-    let fraction = exponent as u32;
-    let step = (fraction >> (32 - TABLE_BITS)) as usize;
-    let rest = u64::from(fraction << TABLE_BITS);
-    let below = EXP2[step];
-    let above = EXP2[step + 1];
-    let power = below - (((below - above) * rest) >> 32);
-    let left = if whole > 40 { 0 } else { power >> whole };
-    time as i64 + ln((1 << 32) - left) - ln(1 << 32)
-}
-
-/// 2^(-i/1024), 32 bits
-static EXP2: [u64; (1 << TABLE_BITS) + 1] = {
-    // 2^(-1/1024) * 2^63
-    let mut roots = [0u64; 11];
-    let mut i = 0;
-    let mut x: u128 = 1 << 62; // 1/2 in 63 bits
-    roots[0] = x as u64;
-    while i < 10 {
-        // sqrt(x) with 63 fraction bits: sqrt(x << 63)
-        let y = x << 63;
-        let mut low: u128 = 0;
-        let mut high: u128 = 1 << 63;
-        while low + 1 < high {
-            let m = (low + high) / 2;
-            if m * m <= y { low = m } else { high = m }
-        }
-        x = low;
-        i += 1;
-        roots[i] = x as u64;
-    }
-    let mut table = [0u64; (1 << TABLE_BITS) + 1];
-    let mut i = 0;
-    while i <= 1 << TABLE_BITS {
-        let mut v: u128 = 1 << 63;
-        let mut bit = 0;
-        while bit <= 10 {
-            if i >> (10 - bit) & 1 == 1 {
-                v = (v * roots[bit] as u128) >> 63;
-            }
-            bit += 1;
-        }
-        table[i] = (v >> 31) as u64;
-        i += 1;
-    }
-    table
-};
 
 /// The natural logarithm of `x`, at least 1, with [`LOG_BITS`] fraction bits; rises with `x`.
 pub(super) fn ln(x: u64) -> i64 {

@@ -9,7 +9,12 @@
 //! `min(n, k)` copies of each partition. So with R zones or more k is 1, no zone has two
 //! copies of anything; with fewer, copies are spread as evenly as R copies can be.
 
-use super::{Peer, hash::LOG_BITS, hash::ln};
+use std::collections::BTreeMap;
+
+use super::{
+    Peer,
+    hash::{LOG_BITS, ln},
+};
 
 /// Shares are counted in partitions with this many fraction bits.
 pub(super) const SHARE_BITS: u32 = 20;
@@ -36,9 +41,7 @@ pub(super) struct Shares {
     pub(super) held: Vec<u64>,
     /// Partitions that each node should own; in 2^-[`SHARE_BITS`].
     pub(super) owned: Vec<u64>,
-    pub(super) part: Vec<u64>,
-    pub(super) log_odds: Vec<i64>,
-    /// Logarithm of the rate at which a node asks for copies.
+    /// Logarithm of the rate at which a node asks for copies, with [`LOG_BITS`] fraction bits.
     pub(super) log_rate: Vec<i64>,
 }
 
@@ -96,45 +99,19 @@ impl Shares {
         let owned = fill(&vessels, if copies == 0 { 0 } else { all });
 
         let log_rate = (0..peers.len())
-            .map(|n| {
-                let zone = zone_of[n];
-                let (within, of) = if zones[zone].most == 1 {
-                    (by_zone[zone], all)
+            .map(|node| {
+                let zone = zone_of[node];
+                if copies == 1 {
+                    ln(u64::from(peers[node].weight))
+                } else if zones[zone].most == 1 {
+                    // The zone asks as one, its nodes by their parts of what it gets.
+                    log_rate(by_zone[zone], all) + ln(held[node].max(1)) - ln(by_zone[zone].max(1))
                 } else {
-                    (held[n], all)
-                };
-                if copies <= 1 {
-                    return ln(u64::from(peers[n].weight));
-                }
-                let left = (of - within).max(of >> 12);
-                let rate = (ln(of) - ln(left)).max(1) as u64;
-                let log = ln(rate) - ln(1 << LOG_BITS);
-                if zones[zone].most == 1 {
-                    log + ln(held[n].max(1)) - ln(within.max(1))
-                } else {
-                    log
+                    log_rate(held[node], all)
                 }
             })
             .collect();
-        let odds = |s: u64| {
-            let s = s.clamp(all >> 16, all - (all >> 16));
-            ln(s) - ln(all - s)
-        };
-        let mut part = Vec::new();
-        let mut log_odds = Vec::new();
-        for n in 0..peers.len() {
-            let z = zone_of[n];
-            if zones[z].most == 1 {
-                part.push(((u128::from(by_zone[z]) << 24) / u128::from(held[n].max(1))) as u64);
-                log_odds.push(odds(by_zone[z]));
-            } else {
-                part.push(1 << 24);
-                log_odds.push(odds(held[n]));
-            }
-        }
         Self {
-            part,
-            log_odds,
             copies,
             zone_of,
             zones,
@@ -145,9 +122,22 @@ impl Shares {
     }
 }
 
+/// Logarithm of the rate at which somebody must ask to be among the first R for `share` of
+/// all partitions: `ln(-ln(1 - share / all))`.
+///
+/// With one copy the first alone counts, and rates are as weights. With more, who is nearly
+/// always among the first needs far more than its weight says (Rosén, "Asymptotic theory for
+/// order sampling", 1997). The little that this is wrong by is left to the balancing.
+fn log_rate(share: u64, all: u64) -> i64 {
+    // A share of everything would need an infinite rate.
+    let left = (all - share.min(all)).max(all >> 12);
+    let rate = (ln(all) - ln(left)).max(1);
+    ln(rate as u64) - ln(1 << LOG_BITS)
+}
+
 /// The zone of each node, and the nodes of each zone. A node without a zone is one of its own.
 fn zones_of(peers: &[Peer]) -> (Vec<usize>, Vec<Vec<usize>>) {
-    let mut by_name = std::collections::BTreeMap::new();
+    let mut by_name = BTreeMap::new();
     let mut members: Vec<Vec<usize>> = Vec::new();
     let mut zone_of = Vec::with_capacity(peers.len());
     for (node, peer) in peers.iter().enumerate() {
@@ -196,15 +186,73 @@ fn fill(vessels: &[Vessel], total: u64) -> Vec<u64> {
         (wanted.min(u128::from(v.ceiling)) as u64).max(v.floor)
     };
     let poured = |height: u128| vessels.iter().map(|v| level(height, v)).sum::<u64>();
+    // Above any height: 2^64 for one unit of width. All widths together stay below 2^40.
     let (mut low, mut high) = (0u128, 1u128 << 80);
     while low + 1 < high {
         let middle = low.midpoint(high);
         if poured(middle) <= total {
-            low = middle
+            low = middle;
         } else {
-            high = middle
+            high = middle;
         }
     }
-    // All full: every height is right, and the largest would overflow nothing but sense.
     vessels.iter().map(|v| level(low, v)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeId;
+
+    fn peers(of: &[(u32, &str)]) -> Vec<Peer> {
+        (0u64..)
+            .zip(of)
+            .map(|(id, &(weight, zone))| Peer {
+                id: NodeId(id),
+                weight,
+                zone: zone.to_owned(),
+            })
+            .collect()
+    }
+
+    /// Shares in whole partitions.
+    fn whole(shares: &[u64]) -> Vec<u64> {
+        shares
+            .iter()
+            .map(|s| (s + (1 << (SHARE_BITS - 1))) >> SHARE_BITS)
+            .collect()
+    }
+
+    #[test]
+    fn weights_share_until_a_node_is_full() {
+        let shares = Shares::of(&peers(&[(1, ""), (1, ""), (2, ""), (4, "")]), 80, 1);
+        assert_eq!(whole(&shares.held), [10, 10, 20, 40]);
+        let shares = Shares::of(&peers(&[(1, ""), (1, ""), (1, ""), (10_000, "")]), 90, 2);
+        assert_eq!(whole(&shares.held), [30, 30, 30, 90]);
+        assert_eq!(whole(&shares.owned), [0, 0, 0, 90]);
+        let shares = Shares::of(&peers(&[(3, ""), (5, "")]), 16, 3);
+        assert_eq!((shares.copies, whole(&shares.held)), (2, vec![16, 16]));
+        assert_eq!(whole(&shares.owned), [6, 10]);
+    }
+
+    #[test]
+    fn zones_hold_what_they_must_and_no_more() {
+        // Three zones for three copies: one copy each, however many nodes a zone has.
+        let shares = Shares::of(&peers(&[(1, "a"), (1, "a"), (1, "b"), (1, "c")]), 60, 3);
+        assert_eq!(whole(&shares.held), [30, 30, 60, 60]);
+        // Two zones for three copies: one or two each.
+        let shares = Shares::of(&peers(&[(1, "a"), (1, "a"), (1, "b"), (1, "b")]), 60, 3);
+        assert_eq!(whole(&shares.held), [45, 45, 45, 45]);
+        assert!(shares.zones.iter().all(|z| (z.least, z.most) == (1, 2)));
+        // The only node of a zone has a copy of everything.
+        let shares = Shares::of(&peers(&[(1, "a"), (1, "a"), (1, "a"), (1, "b")]), 60, 3);
+        assert_eq!(whole(&shares.held), [40, 40, 40, 60]);
+        // Four copies in two zones: two each.
+        let shares = Shares::of(
+            &peers(&[(1, "a"), (1, "a"), (1, "a"), (9, "b"), (9, "b")]),
+            60,
+            4,
+        );
+        assert_eq!(whole(&shares.held), [40, 40, 40, 60, 60]);
+    }
 }
