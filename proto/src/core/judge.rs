@@ -102,7 +102,6 @@ impl Core {
         }
         entry.inquiry = Some(Inquiry::new(now, nonce, timeout));
         self.count("inquiries");
-        self.knock(id);
         self.timers.set(TimerKind::Inquiry(id), now);
     }
 
@@ -137,10 +136,7 @@ impl Core {
         if inquiry.knocking != Some(knock) {
             return;
         }
-        let again = inquiry.knocked(answer);
-        if again {
-            self.knock(id);
-        }
+        inquiry.knocked(now, answer);
         self.look_at_inquiry(now, id);
     }
 
@@ -158,9 +154,13 @@ impl Core {
         };
         let (nonce, started) = (inquiry.nonce, inquiry.started());
         let ping = inquiry.take_ping(now);
+        let knock = inquiry.take_knock(now);
         let conclusion = inquiry.conclude(now);
         let next = inquiry.next();
         self.timers.set(TimerKind::Inquiry(id), next.max(now));
+        if knock {
+            self.knock(id);
+        }
         if ping {
             let body = DirectBody::Ping {
                 to: identity.life(),

@@ -56,13 +56,18 @@ impl Core {
         self.detector.gossip(now);
         self.absorb(now);
         let record = self.own_record();
-        let peers: Vec<(NodeId, StreamId)> = self
-            .table
-            .living_others()
-            .filter_map(|entry| entry.stream.map(|stream| (entry.identity.id, stream)))
-            .collect();
-        for (_, stream) in &peers {
-            self.send_frame(*stream, &Frame::Farewell(Box::new(record.clone())));
+        let mut peers: Vec<(NodeId, StreamId)> = Vec::new();
+        let mut streams = Vec::new();
+        for entry in self.table.others() {
+            let Some(stream) = entry.stream else { continue };
+            // Also to those that leave at the same time, or they would see a stream break.
+            streams.push(stream);
+            if entry.is_living() {
+                peers.push((entry.identity.id, stream));
+            }
+        }
+        for stream in streams {
+            self.send_frame(stream, &Frame::Farewell(Box::new(record.clone())));
         }
         self.phase = Phase::Leaving(Leaving {
             deadline: now + self.config.timing.leave,

@@ -1,7 +1,7 @@
 //! Whose is what, in this node's view. A first part: what is computed here is only proposed by
 //! placement; no partition holds anything yet.
 
-use super::{Core, timers::TimerKind};
+use super::{Core, Phase, timers::TimerKind};
 use crate::{
     event::Event,
     members::{record::Phase as RecordPhase, table::Entry},
@@ -44,7 +44,7 @@ impl Core {
     pub(super) fn place(&mut self, _now: Time) {
         self.timers.clear(TimerKind::Placement);
         let Some(cluster) = &self.cluster else { return };
-        if !self.is_member() {
+        if !matches!(self.phase, Phase::Active) {
             return;
         }
         let settings = cluster.settings;

@@ -24,6 +24,8 @@ use crate::{
     time::Time,
 };
 
+/// A kernel that accepts is asked once more, so much later.
+const SECOND_KNOCK: Duration = Duration::from_millis(15);
 /// Pauses between pings never exceed this.
 const PING_PAUSE_MAX: Duration = Duration::from_millis(800);
 
@@ -48,6 +50,8 @@ pub struct Inquiry {
     next_ping: Time,
     pause: Duration,
     kernel: Option<Knock>,
+    accepted_before: bool,
+    knock_at: Option<Time>,
     over_stream: bool,
     concluded: Option<Conclusion>,
 }
@@ -64,6 +68,8 @@ impl Inquiry {
             // Two pings fit into the timeout, so that one may be lost.
             pause: timeout / 2,
             kernel: None,
+            accepted_before: false,
+            knock_at: Some(now),
             over_stream: false,
             concluded: None,
         }
@@ -89,16 +95,34 @@ impl Inquiry {
         true
     }
 
-    /// The kernel answered, or did not. True if it should be asked again: silence may have
-    /// been a lost packet, and a kernel that answers later changes what it looks like.
-    pub fn knocked(&mut self, answer: Knock) -> bool {
-        self.knocking = None;
-        let known = self.kernel;
-        // An answer is worth more than a silence after it.
-        if known.is_none() || answer != Knock::Silent {
-            self.kernel = Some(answer);
+    /// Whether a knock is due; if so the host is to be asked.
+    pub fn take_knock(&mut self, now: Time) -> bool {
+        let due = self.knock_at.is_some_and(|at| now >= at);
+        if due {
+            self.knock_at = None;
         }
-        self.kernel == Some(Knock::Silent)
+        due
+    }
+
+    /// The kernel answered, or did not.
+    pub fn knocked(&mut self, now: Time, answer: Knock) {
+        self.knocking = None;
+        match answer {
+            Knock::Refused => self.kernel = Some(answer),
+            // A process that is being killed loses its streams before its listening socket, so
+            // that the first answer may come from one that is gone a moment later.
+            Knock::Accepted if !self.accepted_before => {
+                self.accepted_before = true;
+                self.knock_at = Some(now + SECOND_KNOCK);
+            }
+            Knock::Accepted => self.kernel = Some(answer),
+            // Silence may have been a lost packet, and an answer is worth more than it: the host is
+            // asked again for as long as the inquiry goes on.
+            Knock::Silent => {
+                self.kernel = self.kernel.or(Some(answer));
+                self.knock_at = Some(now);
+            }
+        }
     }
 
     /// What is to be said now, if it is something that was not said before.
@@ -124,11 +148,11 @@ impl Inquiry {
 
     /// When it wants to be looked at again.
     pub fn next(&self) -> Time {
+        let mut next = self.next_ping;
         if self.concluded.is_none() && (self.kernel.is_some() || self.over_stream) {
-            self.next_ping.min(self.silent_at)
-        } else {
-            self.next_ping
+            next = next.min(self.silent_at);
         }
+        self.knock_at.map_or(next, |at| next.min(at))
     }
 
     /// This node itself was asleep for `late`: nothing that was due meanwhile says anything
@@ -141,6 +165,8 @@ impl Inquiry {
             self.next_ping = now;
             self.pause = timeout / 2;
             self.kernel = None;
+            self.accepted_before = false;
+            self.knock_at = Some(now);
         }
     }
 }
@@ -164,7 +190,7 @@ mod tests {
             None,
             "the kernel was not heard"
         );
-        inquiry.knocked(Knock::Refused);
+        inquiry.knocked(now, Knock::Refused);
         assert_eq!(inquiry.conclude(now), None, "the process has time left");
         assert_eq!(
             inquiry.conclude(now + TIMEOUT),
@@ -176,17 +202,22 @@ mod tests {
     #[test]
     fn a_kernel_that_answers_late_changes_the_conclusion_once() {
         let (mut inquiry, now) = start();
-        assert!(inquiry.knocked(Knock::Silent), "asked again");
+        assert!(inquiry.take_knock(now));
+        inquiry.knocked(now, Knock::Silent);
+        assert!(inquiry.take_knock(now), "asked again");
         assert_eq!(
             inquiry.conclude(now + TIMEOUT),
             Some(Conclusion::Silent(Reason::Unreachable))
         );
-        assert!(!inquiry.knocked(Knock::Accepted));
+        inquiry.knocked(now, Knock::Accepted);
+        assert!(!inquiry.take_knock(now));
+        assert!(inquiry.take_knock(now + SECOND_KNOCK), "and once more");
+        inquiry.knocked(now + SECOND_KNOCK, Knock::Accepted);
         assert_eq!(
             inquiry.conclude(now + TIMEOUT),
             Some(Conclusion::Silent(Reason::Unresponsive))
         );
-        inquiry.knocked(Knock::Silent);
+        inquiry.knocked(now, Knock::Silent);
         assert_eq!(inquiry.conclude(now + TIMEOUT), None);
     }
 
@@ -205,7 +236,7 @@ mod tests {
     #[test]
     fn a_sleeper_starts_over() {
         let (mut inquiry, now) = start();
-        inquiry.knocked(Knock::Refused);
+        inquiry.knocked(now, Knock::Refused);
         let awake = now + Duration::from_secs(20);
         inquiry.excuse(awake);
         assert_eq!(inquiry.conclude(awake), None);
