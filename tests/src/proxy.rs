@@ -14,7 +14,7 @@
 //! looks `unresponsive`, not `unreachable`. [`crate::netns`] is faithful there.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs, io,
     io::{Read, Write},
     net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -33,6 +33,9 @@ use crate::host::Host;
 
 /// How often a thread that has nothing to do looks whether it shall stop.
 const NAP: Duration = Duration::from_millis(20);
+
+/// How many of the last datagrams to each node are remembered.
+const REMEMBERED: usize = 32;
 
 /// The largest datagram that is forwarded whole.
 const DATAGRAM: usize = 65_536;
@@ -65,6 +68,7 @@ struct Rules {
 struct Node {
     listen: SocketAddr,
     process: Option<u32>,
+    recent: VecDeque<Vec<u8>>,
 }
 
 impl Network {
@@ -96,6 +100,7 @@ impl Network {
             Node {
                 listen,
                 process: None,
+                recent: VecDeque::new(),
             },
         );
         let (shared, to) = (Arc::clone(&self.shared), name.to_owned());
@@ -112,6 +117,14 @@ impl Network {
         if let Some(node) = self.shared.rules().nodes.get_mut(name) {
             node.process = Some(pid);
         }
+    }
+
+    /// The last datagrams that were sent to a node, to be played with.
+    pub fn recent(&self, to: &str) -> Vec<Vec<u8>> {
+        let rules = self.shared.rules();
+        let node = rules.nodes.get(to);
+        node.map(|n| n.recent.iter().cloned().collect())
+            .unwrap_or_default()
     }
 
     /// Cuts the network in two: nothing passes between a node of `one` and a node of `other`.
@@ -220,6 +233,10 @@ fn forward_datagrams(shared: &Arc<Shared>, to: &str, socket: &UdpSocket) {
                 continue;
             };
             let mut rules = shared.rules();
+            if let Some(node) = rules.nodes.get_mut(to) {
+                node.recent.truncate(REMEMBERED - 1);
+                node.recent.push_front(buffer[..length].to_vec());
+            }
             let from = rules.by_address(source.ip()).unwrap_or("").to_owned();
             let lost = rules.cut.contains(&(from, to.to_owned())) || rules.unlucky();
             let when = Instant::now() + rules.delay;
