@@ -298,7 +298,7 @@ table inet kith {
 
 /// A command that will run in a namespace. Lighter than `ip netns exec`; and it replaces `nsenter`, so its process id and its
 /// signals are the command's own.
-pub(crate) fn enter(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
+pub fn enter(namespace: &str, program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("nsenter");
     command.arg(format!("--net=/run/netns/{namespace}"));
     command.arg("--").arg(program);
