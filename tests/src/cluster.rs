@@ -1,0 +1,312 @@
+//! Several agents that find each other, named `n1`, `n2`, … in the order of their index.
+//!
+//! Each has a loopback address of its own. The first is the seed of the others.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use tempfile::TempDir;
+
+use crate::{
+    agent::{Agent, Spec},
+    host::Host,
+    log::Event,
+    proxy::Network,
+};
+
+/// What kind of cluster.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    nodes: usize,
+    durable: bool,
+    config: Option<String>,
+    more: Vec<String>,
+    proxied: bool,
+}
+
+/// A plan for so many nodes: with a key, without data directories, all settings as they come.
+pub fn of(nodes: usize) -> Plan {
+    Plan {
+        nodes,
+        durable: false,
+        config: None,
+        more: Vec::new(),
+        proxied: false,
+    }
+}
+
+impl Plan {
+    /// Each node gets a data directory, so that it can be started again as the same node.
+    #[must_use]
+    pub fn durable(mut self) -> Self {
+        self.durable = true;
+        self
+    }
+
+    /// A configuration file for each node.
+    #[must_use]
+    pub fn config(mut self, toml: &str) -> Self {
+        self.config = Some(toml.to_owned());
+        self
+    }
+
+    /// More flags for each node.
+    #[must_use]
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.more.extend(flags.iter().map(|&flag| flag.to_owned()));
+        self
+    }
+
+    /// All traffic between nodes goes through a [`Network`] that can be cut.
+    #[must_use]
+    pub fn proxied(mut self) -> Self {
+        self.proxied = true;
+        self
+    }
+
+    /// Prepares the nodes without starting any.
+    ///
+    /// # Errors
+    /// If there are no addresses or files to be had.
+    pub fn prepare(self) -> Result<Cluster> {
+        let folder = tempfile::tempdir().context("a temporary folder")?;
+        let key = folder.path().join("key");
+        fs::write(&key, test_key(1))?;
+        let config = match &self.config {
+            Some(toml) => {
+                let path = folder.path().join("kith.toml");
+                fs::write(&path, toml)?;
+                Some(path)
+            }
+            None => None,
+        };
+        let mut cluster = Cluster {
+            agents: Vec::new(),
+            specs: Vec::new(),
+            network: self.proxied.then(Network::new).transpose()?.map(Arc::new),
+            hosts: Vec::new(),
+            durable: self.durable,
+            config,
+            more: self.more,
+            key,
+            folder,
+        };
+        for _ in 0..self.nodes {
+            cluster.add_spec()?;
+        }
+        Ok(cluster)
+    }
+
+    /// Starts all nodes at once and waits until all see all.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    #[track_caller]
+    pub fn start(self) -> Cluster {
+        let started = self.prepare().and_then(|mut cluster| {
+            cluster.start_all()?;
+            Ok(cluster)
+        });
+        match started {
+            Ok(cluster) => {
+                cluster.expect_all_alive();
+                cluster
+            }
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+}
+
+/// Agents that make one cluster, and the folder with what they keep.
+///
+/// The fields are dropped in this order: agents before the folder that they write to.
+#[derive(Debug)]
+pub struct Cluster {
+    agents: Vec<Agent>,
+    specs: Vec<Spec>,
+    network: Option<Arc<Network>>,
+    hosts: Vec<Host>,
+    durable: bool,
+    config: Option<PathBuf>,
+    more: Vec<String>,
+    key: PathBuf,
+    folder: TempDir,
+}
+
+impl Cluster {
+    /// Starts every node that is prepared and not yet started.
+    ///
+    /// # Errors
+    /// If a process cannot be started.
+    pub fn start_all(&mut self) -> Result<()> {
+        for index in self.agents.len()..self.specs.len() {
+            let agent = self.launch(index)?;
+            self.agents.push(agent);
+        }
+        Ok(())
+    }
+
+    /// Prepares one more node and returns its index; [`Self::start_all`] starts it.
+    ///
+    /// # Errors
+    /// If there is no address to be had.
+    pub fn add_spec(&mut self) -> Result<usize> {
+        let index = self.specs.len();
+        let host = Host::claim()?;
+        let mut spec = Spec::new(&format!("n{}", index + 1), host.free()?);
+        spec.key = Some(self.key.clone());
+        spec.config = self.config.clone();
+        spec.more = self.more.clone();
+        if self.durable {
+            spec.data = Some(self.folder.path().join(&spec.name));
+        }
+        if let Some(network) = &self.network {
+            spec.advertise = Some(network.add(&spec.name, spec.listen)?);
+        }
+        if let Some(first) = self.specs.first() {
+            spec.seeds = vec![first.address().to_string()];
+        }
+        self.hosts.push(host);
+        self.specs.push(spec);
+        Ok(index)
+    }
+
+    /// One more node, started; its index.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn grow(&mut self) -> Result<usize> {
+        let index = self.add_spec()?;
+        self.start_all()?;
+        Ok(index)
+    }
+
+    /// Starts a node again, after its process has ended, as its spec says now.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[track_caller]
+    pub fn restart(&mut self, index: usize) -> &Agent {
+        match self.launch(index) {
+            Ok(agent) => self.agents[index] = agent,
+            Err(error) => panic!("{error:#}"),
+        }
+        &self.agents[index]
+    }
+
+    fn launch(&self, index: usize) -> Result<Agent> {
+        let agent = self.specs[index].start()?;
+        if let Some(network) = &self.network {
+            network.process_of(agent.name(), agent.process().pid());
+        }
+        Ok(agent)
+    }
+
+    /// The node with that index.
+    pub fn node(&self, index: usize) -> &Agent {
+        &self.agents[index]
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[Agent] {
+        &self.agents
+    }
+
+    /// All nodes but that one.
+    pub fn others(&self, index: usize) -> impl Iterator<Item = &Agent> {
+        let all = self.agents.iter().enumerate();
+        all.filter(move |(i, _)| *i != index).map(|(_, a)| a)
+    }
+
+    /// How that node is started, to be changed before it is started again.
+    pub fn spec(&mut self, index: usize) -> &mut Spec {
+        &mut self.specs[index]
+    }
+
+    /// The address of the machine that node runs on.
+    pub fn host(&self, index: usize) -> &Host {
+        &self.hosts[index]
+    }
+
+    /// The network between the nodes, of a cluster that is [`Plan::proxied`].
+    ///
+    /// # Panics
+    /// If it is not.
+    pub fn network(&self) -> &Network {
+        match &self.network {
+            Some(network) => network,
+            None => panic!("this cluster was planned without a proxy"),
+        }
+    }
+
+    /// The folder of this cluster, removed when it is dropped.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Names of all nodes.
+    pub fn names(&self) -> Vec<&str> {
+        self.agents.iter().map(Agent::name).collect()
+    }
+
+    /// The positions in the logs of all nodes.
+    pub fn marks(&self) -> Vec<usize> {
+        self.agents.iter().map(Agent::mark).collect()
+    }
+
+    /// Waits until every node sees exactly all nodes alive.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    #[track_caller]
+    pub fn expect_all_alive(&self) {
+        self.expect_alive_on(&(0..self.agents.len()).collect::<Vec<_>>());
+    }
+
+    /// Waits until each of these nodes sees exactly these nodes alive.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    #[track_caller]
+    pub fn expect_alive_on(&self, indices: &[usize]) {
+        let names: Vec<&str> = indices.iter().map(|&i| self.agents[i].name()).collect();
+        for &index in indices {
+            self.agents[index].expect_alive(&names);
+        }
+    }
+
+    /// Waits until every other node has logged that event about a node, after the marks.
+    ///
+    /// # Panics
+    /// If one does not.
+    #[track_caller]
+    pub fn expect_on_others(&self, index: usize, marks: &[usize], event: &str) -> Vec<Event> {
+        let member = self.agents[index].name();
+        let all = self.agents.iter().zip(marks).enumerate();
+        let others = all.filter(|(i, _)| *i != index);
+        others
+            .map(|(_, (agent, &mark))| agent.expect_event(mark, event, member))
+            .collect()
+    }
+
+    /// Checks that no node has logged any of these events, about anybody, after the marks.
+    ///
+    /// # Panics
+    /// If one has.
+    #[track_caller]
+    pub fn forbid_everywhere(&self, marks: &[usize], events: &[&str]) {
+        for (agent, &mark) in self.agents.iter().zip(marks) {
+            agent.forbid(mark, &events.join(" or "), |e| events.contains(&e.name()));
+        }
+    }
+}
+
+/// A key as the text of a key file; each number gives another.
+pub fn test_key(number: u8) -> String {
+    STANDARD.encode([number; 32]) + "\n"
+}
