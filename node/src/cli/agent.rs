@@ -292,7 +292,7 @@ impl Signals {
             std::thread::spawn(move || {
                 // However it ends, it has ended.
                 drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-                drop(ended.send(()));
+                let _nobody_waits_any_more = ended.send(());
             });
         }
         Ok(Self {

@@ -63,7 +63,7 @@ impl Host {
     }
 
     async fn next(&mut self) -> Input {
-        let report = time::timeout(PATIENCE, self.reports.recv()).await;
+        let report = timeout(PATIENCE, self.reports.recv()).await;
         self.peers.take(report.unwrap().unwrap())
     }
 
@@ -346,7 +346,7 @@ async fn a_knock_at_an_address_that_does_not_answer_is_silent() {
     full.listen(0).unwrap();
     let address = full.local_addr().unwrap().as_socket().unwrap();
     let mut waiting = Vec::new();
-    while let Ok(connected) = time::timeout(limit, TcpStream::connect(address)).await {
+    while let Ok(connected) = timeout(limit, TcpStream::connect(address)).await {
         waiting.push(connected.unwrap());
     }
     assert_eq!(host.knock(address).await, Knock::Silent);
