@@ -8,12 +8,7 @@
 //! terminal, a full pipe), and a failure detector must not stop with it. The queue is
 //! bounded; lines that find it full are dropped, counted, and the count is logged.
 //!
-//! Two kinds of lines:
-//!
-//! - *events* of the cluster have the target [`EVENT_TARGET`], a message for people, and the
-//!   field `json` with the whole [`crate::view::EventView`]. As JSON that object is the line.
-//! - everything else: as JSON `timestamp`, `level`, `message`, `target` and its own fields,
-//!   flat.
+//! What the lines look like is said in [`crate::log_event`].
 
 use std::{
     fmt,
@@ -27,25 +22,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use serde::ser::{SerializeMap, Serializer as _};
-use serde_json::Value;
-use tracing::{
-    Event, Subscriber,
-    field::{Field, Visit},
-};
 use tracing_subscriber::{
     EnvFilter, Layer as _, Registry,
-    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer, time::FormatTime},
+    fmt::{MakeWriter, format::Writer, time::FormatTime},
     layer::SubscriberExt as _,
-    registry::LookupSpan,
     reload,
     util::SubscriberInitExt as _,
 };
 
-use crate::{clock::rfc3339, config_file::layer::LogFormat};
-
-/// The target of lines that are events of the cluster.
-pub const EVENT_TARGET: &str = "kith::event";
+use crate::{clock::rfc3339, config_file::layer::LogFormat, log_event};
 
 /// How many lines may wait for a slow reader of standard output.
 const QUEUE: usize = 8192;
@@ -80,11 +65,16 @@ pub struct Logging {
 }
 
 impl Logging {
-    /// Sets the log of the process up. `colour` is for text only.
+    /// Sets the log of the process up, for the node with that name. `colour` is for text only.
     ///
     /// # Errors
     /// See [`LogError`].
-    pub fn start(format: LogFormat, filter: &str, colour: bool) -> Result<Self, LogError> {
+    pub fn start(
+        node: &str,
+        format: LogFormat,
+        filter: &str,
+        colour: bool,
+    ) -> Result<Self, LogError> {
         let (filter, handle) = reload::Layer::new(parse(filter)?);
         let (lines, queue) = sync_channel(QUEUE);
         let dropped = Arc::new(AtomicU64::new(0));
@@ -102,10 +92,13 @@ impl Logging {
             .map_err(|e| LogError::Twice(e.to_string()))?;
         let layer = tracing_subscriber::fmt::layer().with_writer(queued);
         let layer = match format {
-            LogFormat::Json => layer.with_ansi(false).event_format(Json).boxed(),
+            LogFormat::Json => layer
+                .with_ansi(false)
+                .event_format(log_event::JsonLines::new(node))
+                .boxed(),
             LogFormat::Text => layer
                 .with_ansi(colour)
-                .fmt_fields(HideJson)
+                .fmt_fields(log_event::text_fields())
                 .with_timer(Utc)
                 .boxed(),
         };
@@ -227,223 +220,9 @@ impl FormatTime for Utc {
     }
 }
 
-/// Fields as `key=value` after the message; the object of an event is for programs.
-struct HideJson;
-
-impl<'w> FormatFields<'w> for HideJson {
-    fn format_fields<R: tracing_subscriber::field::RecordFields>(
-        &self,
-        writer: Writer<'w>,
-        fields: R,
-    ) -> fmt::Result {
-        let mut visitor = TextVisitor {
-            writer,
-            first: true,
-            result: Ok(()),
-        };
-        fields.record(&mut visitor);
-        visitor.result
-    }
-}
-
-struct TextVisitor<'w> {
-    writer: Writer<'w>,
-    first: bool,
-    result: fmt::Result,
-}
-
-impl Visit for TextVisitor<'_> {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        // Quotes only where a reader could not tell where the value ends.
-        if field.name() == "message" || !value.is_empty() && !value.contains(char::is_whitespace) {
-            self.record_debug(field, &format_args!("{value}"));
-        } else {
-            self.record_debug(field, &value);
-        }
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        if self.result.is_err() || field.name() == "json" {
-            return;
-        }
-        let space = if self.first { "" } else { " " };
-        self.first = false;
-        self.result = match field.name() {
-            "message" => write!(self.writer, "{space}{value:?}"),
-            name => write!(self.writer, "{space}{name}={value:?}"),
-        };
-    }
-}
-
-/// One flat object a line.
-struct Json;
-
-impl<S, N> FormatEvent<S, N> for Json
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'w> FormatFields<'w> + 'static,
-{
-    fn format_event(
-        &self,
-        _context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut fields = JsonVisitor::default();
-        event.record(&mut fields);
-        let meta = event.metadata();
-        if meta.target() == EVENT_TARGET
-            && let Some(Value::String(line)) = fields.get("json")
-        {
-            return writeln!(writer, "{line}");
-        }
-        let mut line = Vec::with_capacity(256);
-        fields
-            .write(&mut line, meta.level().as_str(), meta.target())
-            .map_err(|_impossible| fmt::Error)?;
-        writeln!(writer, "{}", String::from_utf8_lossy(&line))
-    }
-}
-
-#[derive(Default)]
-struct JsonVisitor {
-    fields: Vec<(&'static str, Value)>,
-}
-
-impl JsonVisitor {
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.fields.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
-    }
-
-    fn write(&self, line: &mut Vec<u8>, level: &str, target: &str) -> serde_json::Result<()> {
-        let mut serializer = serde_json::Serializer::new(line);
-        let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("timestamp", &rfc3339(SystemTime::now()))?;
-        map.serialize_entry("level", level)?;
-        if let Some(message) = self.get("message") {
-            map.serialize_entry("message", message)?;
-        }
-        map.serialize_entry("target", target)?;
-        for (name, value) in &self.fields {
-            match *name {
-                "message" => {}
-                // A field of such a name must not make the object have it twice.
-                "timestamp" | "level" | "target" => {
-                    map.serialize_entry(&format!("field_{name}"), value)?;
-                }
-                name => map.serialize_entry(name, value)?,
-            }
-        }
-        map.end()
-    }
-
-    fn push(&mut self, field: &Field, value: Value) {
-        self.fields.push((field.name(), value));
-    }
-}
-
-impl Visit for JsonVisitor {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.push(field, value.into());
-    }
-
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.push(field, value.into());
-    }
-
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.push(field, value.into());
-    }
-
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.push(field, value.into());
-    }
-
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.push(field, value.into());
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.push(field, format!("{value:?}").into());
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
-    use tracing::subscriber::with_default;
-
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Captured(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Captured {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn captured(format: LogFormat, log: impl FnOnce()) -> String {
-        let out = Captured::default();
-        let writer = out.clone();
-        let layer = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
-        let layer = match format {
-            LogFormat::Json => layer.event_format(Json).boxed(),
-            LogFormat::Text => layer
-                .with_ansi(false)
-                .fmt_fields(HideJson)
-                .with_timer(Utc)
-                .boxed(),
-        };
-        with_default(tracing_subscriber::registry().with(layer), log);
-        let bytes = out.0.lock().unwrap().clone();
-        String::from_utf8(bytes).unwrap()
-    }
-
-    #[test]
-    fn ordinary_lines_are_flat_objects() {
-        let line = captured(LogFormat::Json, || {
-            tracing::warn!(target: "kith", count = 3, ok = true, level = "x", "what \"happened\"");
-        });
-        let object: Value = serde_json::from_str(&line).unwrap();
-        assert_eq!(object["level"], "WARN");
-        assert_eq!(object["message"], "what \"happened\"");
-        assert_eq!(
-            (&object["target"], &object["count"]),
-            (&"kith".into(), &3.into())
-        );
-        assert_eq!(
-            (&object["ok"], &object["field_level"]),
-            (&true.into(), &"x".into())
-        );
-        assert!(humantime::parse_rfc3339(object["timestamp"].as_str().unwrap()).is_ok());
-    }
-
-    #[test]
-    fn an_event_is_its_object_in_json_and_its_message_in_text() {
-        let log = || {
-            let json = r#"{"event":"member_failed","accusers":["n1"]}"#;
-            tracing::warn!(target: EVENT_TARGET, json, member = "n 3", "n3 failed");
-        };
-        let line = captured(LogFormat::Json, log);
-        assert_eq!(
-            line,
-            "{\"event\":\"member_failed\",\"accusers\":[\"n1\"]}\n"
-        );
-        let line = captured(LogFormat::Text, log);
-        assert!(
-            line.ends_with("WARN kith::event: n3 failed member=\"n 3\"\n"),
-            "{line}"
-        );
-        assert!(line.contains("Z "), "{line}");
-    }
 
     #[test]
     fn a_full_queue_drops_lines_and_counts_them() {

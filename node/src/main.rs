@@ -1,2 +1,5 @@
-//! The `kith` binary.
-fn main() {}
+//! The `kith` binary: see [`kith::cli`].
+
+fn main() -> std::process::ExitCode {
+    kith::cli::main()
+}
