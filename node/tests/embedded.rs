@@ -1,5 +1,10 @@
 //! The library as an embedding program sees it: nodes in one process, on real sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a panic is the report"
+)]
+
 use std::{
     collections::BTreeMap,
     future::Future,

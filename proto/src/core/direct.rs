@@ -110,6 +110,14 @@ impl Core {
             } => self.ponged(now, from, nonce, renewal, incarnation, stream.is_some()),
             DirectBody::Nack { target, probe } => self.detector.nacked(target, probe),
             DirectBody::News(news) => self.hear_news(now, from.id, news),
+            DirectBody::Farewell(record) => {
+                let address = record.addr;
+                if record.life == from {
+                    self.offer_record(now, *record, true);
+                    self.send_direct(address, DirectBody::FarewellHeard);
+                }
+            }
+            DirectBody::FarewellHeard => self.farewell_heard(now, from.id),
             DirectBody::Disowned { renewal } => {
                 if renewal >= self.detector.identity().renewal
                     && matches!(self.phase, Phase::Active)

@@ -283,7 +283,13 @@ impl Core {
                     now.saturating_since(failed.map_or(since, |failure| failure.at)),
                 )),
             });
-            if self.healing_until.is_some() {
+            // Who was out of reach comes back because a network healed; others of that side
+            // are reported with it, at every member.
+            let was_cut_off = failed.is_some_and(|f| f.reason == Reason::Unreachable);
+            if was_cut_off && !self.healing {
+                self.healing(now);
+            }
+            if self.healing {
                 self.regained.insert(id);
             }
         }
