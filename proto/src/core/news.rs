@@ -308,7 +308,9 @@ impl Core {
         entry.since = now;
         self.timers.clear(TimerKind::Suspicion(id));
         self.timers.clear(TimerKind::Inquiry(id));
-        if let Some(stream) = stream {
+        // Who leaves closes its streams itself, once everybody has answered.
+        let left = self.table.get(id).map(|entry| entry.status()) == Some(Status::Left);
+        if let Some(stream) = stream.filter(|_| !left) {
             self.close(stream);
         }
         if over || matches!(was, None | Some(State::Down)) {

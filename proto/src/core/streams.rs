@@ -242,6 +242,7 @@ impl Core {
         entry.last_contact = Some(now);
         let present = entry.stream.filter(|id| *id != stream);
         entry.stream = Some(stream);
+        self.greet(now, life.id);
         let Some(present) = present else { return };
         let Some(other) = self.streams.get(&present) else {
             return;
