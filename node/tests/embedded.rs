@@ -72,7 +72,10 @@ async fn nodes_find_each_other_share_the_work_and_leave() {
 
     let leaver = nodes.remove(2);
     leaver.leave(false).await.unwrap();
-    assert_eq!(leaver.stopped().await, Stop::Left { acknowledged: 3 });
+    match leaver.stopped().await {
+        Stop::Left { acknowledged } => assert!(acknowledged >= 3, "{acknowledged} have heard"),
+        other => panic!("{other:?}"),
+    }
     for node in &nodes {
         eventually("it left", async || {
             let members = node.members().await.unwrap();
