@@ -60,11 +60,19 @@ fn the_key_in_use_cannot_be_removed() {
     cluster.expect_all_alive();
 }
 
+/// Runs a `kith keys` command until it is done: while streams are still being opened, it
+/// changes nothing and says so.
 fn keys_command(cluster: &Cluster, index: usize, arguments: &[&str]) {
     let arguments = [&["keys"], arguments].concat();
-    let mut command = cluster.node(index).client(&arguments).unwrap();
-    let (code, text) = process::run(&mut command).unwrap();
-    assert_eq!(code, 0, "{arguments:?}: {text}");
+    wait::until(&arguments.join(" "), || {
+        let mut command = cluster.node(index).client(&arguments).unwrap();
+        let (code, text) = process::run(&mut command).unwrap();
+        match code {
+            0 => Ok(()),
+            1 => Err(text),
+            _ => panic!("code {code}: {text}"),
+        }
+    });
 }
 
 fn keys(node: &Agent) -> Vec<KeyView> {
