@@ -283,15 +283,12 @@ impl Core {
                     now.saturating_since(failed.map_or(since, |failure| failure.at)),
                 )),
             });
-            // Who was out of reach comes back because a network healed; others of that side
-            // are reported with it, at every member.
-            let was_cut_off = failed.is_some_and(|f| f.reason == Reason::Unreachable);
-            if was_cut_off && !self.healing {
+            // Others of that side are reported with it, at every member, also at those that hear
+            // of it from others.
+            if !self.healing {
                 self.healing(now);
             }
-            if self.healing {
-                self.regained.insert(id);
-            }
+            self.regained.insert(id);
         }
         self.timers.set_by(TimerKind::Mesh, now);
     }
