@@ -1,2 +1,0 @@
-//! The `kith-sim` binary.
-fn main() {}
