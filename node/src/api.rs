@@ -18,9 +18,7 @@ mod problem;
 mod sse;
 pub mod token;
 
-use std::{
-    collections::BTreeMap, io, net::TcpListener, sync::Arc, thread::JoinHandle, time::Duration,
-};
+use std::{io, net::TcpListener, sync::Arc, thread::JoinHandle, time::Duration};
 
 use tokio::sync::Semaphore;
 
@@ -45,8 +43,6 @@ const LAST_REQUESTS: Duration = Duration::from_secs(1);
 pub struct ApiOptions {
     /// What clients must show, if anything.
     pub token: Option<Token>,
-    /// Shown by `GET /v1/agent` beside what the node itself tells.
-    pub config: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,7 +51,6 @@ struct App {
     token: Option<Token>,
     /// The interface can be reached from this machine only.
     local: bool,
-    config: Arc<BTreeMap<String, serde_json::Value>>,
     followers: Arc<Semaphore>,
     counts: Arc<EventCounts>,
 }
@@ -89,7 +84,6 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: ApiOptions) -
     let app = App {
         local: listener.local_addr()?.ip().is_loopback(),
         token: options.token,
-        config: Arc::new(options.config),
         followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         counts: Arc::new(EventCounts::default()),
         handle: handle.clone(),

@@ -1,5 +1,10 @@
 //! The library as an embedding program sees it: nodes in one process, on real sockets.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "helpers of tests, where a panic is the report"
+)]
+
 use std::{
     collections::BTreeMap,
     future::Future,
@@ -67,7 +72,10 @@ async fn nodes_find_each_other_share_the_work_and_leave() {
 
     let leaver = nodes.remove(2);
     leaver.leave(false).await.unwrap();
-    assert_eq!(leaver.stopped().await, Stop::Left { acknowledged: 3 });
+    match leaver.stopped().await {
+        Stop::Left { acknowledged } => assert!(acknowledged >= 3, "{acknowledged} have heard"),
+        other => panic!("{other:?}"),
+    }
     for node in &nodes {
         eventually("it left", async || {
             let members = node.members().await.unwrap();

@@ -32,7 +32,7 @@ pub fn kith() -> Result<&'static Path> {
 /// A command that runs `kith`, without any `KITH_…` of the environment.
 ///
 /// # Errors
-/// As [`kith`].
+/// As [`kith()`].
 pub fn command() -> Result<Command> {
     let mut command = Command::new(kith()?);
     clean_environment(&mut command);

@@ -65,13 +65,7 @@ async fn readyz(State(app): State<App>) -> Result<&'static str, Failure> {
 }
 
 async fn agent(State(app): State<App>) -> Answered<crate::view::AgentView> {
-    let mut view = app.handle.agent().await?;
-    for (name, value) in app.config.iter() {
-        view.config
-            .entry(name.clone())
-            .or_insert_with(|| value.clone());
-    }
-    Ok(Json(view))
+    Ok(Json(app.handle.agent().await?))
 }
 
 async fn members(State(app): State<App>) -> Answered<Vec<crate::view::MemberView>> {

@@ -1,8 +1,7 @@
 //! `GET /metrics`: what Prometheus reads (OpenMetrics text 1.0).
 //!
 //! A registry is made anew for each reading, because the numbers live elsewhere: in the
-//! driver and in the views. Names of the driver's that end in `_total` are counters, the
-//! others gauges.
+//! driver and in the views. The driver's numbers are counters but for those in [`GAUGES`].
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +39,8 @@ use crate::{
     view::{AgentView, MemberView, Status, StatusView},
 };
 
+/// Numbers of the driver's that go up and down.
+const GAUGES: [&str; 4] = ["health_score", "loss_ppm", "news_backlog", "peer_streams"];
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How many events of each name this agent has seen.
@@ -175,9 +176,11 @@ fn write(
     );
 
     for (name, value) in counters {
-        match name.strip_suffix("_total") {
-            Some(name) => registry.register(name, words(name), ConstCounter::new(*value)),
-            None => registry.register(*name, words(name), ConstGauge::new(saturated(*value))),
+        let metric = metric_name(name);
+        if GAUGES.contains(name) {
+            registry.register(metric, words(name), ConstGauge::new(saturated(*value)));
+        } else {
+            registry.register(metric, words(name), ConstCounter::new(*value));
         }
     }
     let mut text = String::new();
@@ -188,6 +191,11 @@ fn write(
 /// A name of the driver's says what it counts.
 fn words(name: &str) -> String {
     name.replace('_', " ")
+}
+
+/// Letters, digits and underscores only.
+fn metric_name(name: &str) -> String {
+    name.replace(|c: char| !c.is_ascii_alphanumeric(), "_")
 }
 
 fn saturated(value: u64) -> i64 {

@@ -1,6 +1,6 @@
 //! The interface over real sockets, with a task in the place of the driver.
 
-use std::{net::SocketAddr, sync::Arc, thread};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread};
 
 use kith_proto::{
     config::ClusterSettings,
@@ -54,7 +54,6 @@ impl Fake {
     fn with_token() -> Self {
         Self::start(ApiOptions {
             token: Some(Token::parse(TOKEN).unwrap()),
-            ..ApiOptions::default()
         })
     }
 
@@ -110,10 +109,9 @@ fn drive(mut queue: mpsc::Receiver<Request>, told: &mpsc::UnboundedSender<Comman
                 id: "000000ab".to_owned(),
                 primary: true,
             }])),
-            Request::Counters(reply) => drop(reply.send(BTreeMap::from([
-                ("datagrams_sent_total", 7),
-                ("streams", 3),
-            ]))),
+            Request::Counters(reply) => {
+                drop(reply.send(BTreeMap::from([("datagrams_sent", 7), ("peer_streams", 3)])));
+            }
             Request::Command(command, reply) => {
                 let answer = match &command {
                     Command::Leave { .. } => Answer::Done,
@@ -145,7 +143,7 @@ fn agent() -> AgentView {
         gossip: ([127, 0, 0, 1], 7400).into(),
         http: None,
         resp: None,
-        config: BTreeMap::new(),
+        config: BTreeMap::from([("weight".to_owned(), 100.into())]),
     }
 }
 
@@ -197,10 +195,7 @@ fn status() -> StatusView {
 
 #[test]
 fn views_arrive_as_they_were_given() {
-    let fake = Fake::start(ApiOptions {
-        config: BTreeMap::from([("weight".to_owned(), 100.into())]),
-        ..ApiOptions::default()
-    });
+    let fake = Fake::plain();
     let client = fake.client();
     assert_eq!(client.members().unwrap(), [member()]);
     assert_eq!(client.status().unwrap(), status());
@@ -418,7 +413,7 @@ fn metrics_are_what_prometheus_reads() {
         "application/openmetrics-text",
         "# TYPE kith_datagrams_sent counter",
         "kith_datagrams_sent_total 7",
-        "kith_streams 3",
+        "kith_peer_streams 3",
         "kith_members{status=\"alive\"} 1",
         "kith_members{status=\"failed\"} 0",
         "kith_build_info{version=\"1.2.3\"} 1",

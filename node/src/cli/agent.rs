@@ -19,6 +19,7 @@ use kith_proto::output::{Answer, Stop};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
+    time::Instant,
 };
 
 use super::{Exit, Failure, Outcome, out, out::Out};
@@ -36,6 +37,9 @@ use crate::{
 
 /// How much longer than `--leave-timeout` the node may take to stop.
 const GRACE: Duration = Duration::from_secs(2);
+/// Signals so close together are one wish: `timeout` sends its signal to the process and to
+/// its group.
+const ONE_WISH: Duration = Duration::from_millis(100);
 /// Settings that SIGHUP changes; all others need a restart.
 const RELOADABLE: [&str; 3] = ["log", "tags", "weight"];
 
@@ -150,7 +154,6 @@ impl Agent<'_> {
         }
         let options = ApiOptions {
             token: self.settings.token.clone(),
-            config: to_json(&self.settings.effective),
         };
         let http = api::spawn(listener, handle.clone(), options)
             .map_err(|e| Failure::failed(format!("cannot serve HTTP: {e}")))?;
@@ -170,32 +173,29 @@ impl Agent<'_> {
             insecure: self.settings.insecure,
             settings: to_json(&self.settings.effective),
         };
-        Node::start(options).await.map_err(|error| {
-            let exit = if error.exit_code() == 2 {
-                Exit::Usage
-            } else {
-                Exit::Failed
-            };
-            Failure::new(exit, error.to_string())
+        Node::start(options).await.map_err(|e| match e.exit_code() {
+            2 => Failure::usage(e.to_string()),
+            _ => Failure::failed(e.to_string()),
         })
     }
 
     /// Until the node has stopped, for whatever reason.
     async fn watch_over(&mut self, handle: &Handle, signals: &mut Signals) -> Outcome {
         let limit = self.settings.core.timing.leave + GRACE;
-        let mut deadline = None;
+        let mut asked: Option<Instant> = None;
         loop {
-            match signals.next(handle, deadline).await {
+            match signals.next(handle, asked.map(|at| at + limit)).await {
                 Woken::Stopped(stop) => return ended(stop),
                 Woken::AskedToReload => self.reload(handle).await,
-                Woken::AskedToStop(by) if deadline.is_some() => {
+                Woken::AskedToStop(_) if asked.is_some_and(|at| at.elapsed() < ONE_WISH) => {}
+                Woken::AskedToStop(by) if asked.is_some() => {
                     return Err(Failure::failed(format!(
                         "stopped at once by {by}: others may see a failure"
                     )));
                 }
                 Woken::AskedToStop(by) => {
                     tracing::info!(target: "kith", by, "stopping; once more stops at once");
-                    deadline = Some(tokio::time::Instant::now() + limit);
+                    asked = Some(Instant::now());
                     // Asked in a task: whoever is impatient can still ask again.
                     let handle = handle.clone();
                     tokio::spawn(async move {
@@ -292,7 +292,8 @@ impl Signals {
             std::thread::spawn(move || {
                 // However it ends, it has ended.
                 drop(std::io::copy(&mut std::io::stdin(), &mut std::io::sink()));
-                let _nobody_waits_any_more = ended.send(());
+                // Whoever waited for it may be gone, and then nobody minds.
+                let (Ok(()) | Err(())) = ended.send(());
             });
         }
         Ok(Self {
@@ -303,7 +304,7 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self, handle: &Handle, deadline: Option<tokio::time::Instant>) -> Woken {
+    async fn next(&mut self, handle: &Handle, deadline: Option<Instant>) -> Woken {
         let overdue = async {
             match deadline {
                 Some(deadline) => tokio::time::sleep_until(deadline).await,

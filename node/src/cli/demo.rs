@@ -17,6 +17,7 @@ use std::{
 };
 
 use clap::Args;
+use kith_proto::wire::keyring::Key;
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -32,6 +33,8 @@ use super::{
     out::{Cell, Colour, Out},
 };
 
+/// The name of the cluster, which its key derives from.
+const CLUSTER: &str = "demo";
 /// How long all agents may take until they are ready.
 const START: Duration = Duration::from_secs(20);
 /// How long they may take to leave, by their own setting and by the demo's patience.
@@ -78,11 +81,22 @@ async fn asked_to_stop() -> Result<(), Failure> {
     Ok(())
 }
 
+/// A signal that comes together with the first one is the same wish: `timeout` sends its own
+/// to the process and to its group.
+async fn asked_again() {
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Without signals nobody can ask again.
+    if asked_to_stop().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 struct Demo<'a> {
     args: &'a DemoArgs,
     out: Out,
     agents: Vec<Agent>,
-    news: (mpsc::Sender<(usize, News)>, mpsc::Receiver<(usize, News)>),
+    reporter: mpsc::Sender<(usize, News)>,
+    reports: mpsc::Receiver<(usize, News)>,
 }
 
 struct Agent {
@@ -104,11 +118,13 @@ enum News {
 
 impl<'a> Demo<'a> {
     fn new(args: &'a DemoArgs) -> Self {
+        let (reporter, reports) = mpsc::channel(QUEUE);
         Self {
             args,
             out: Out::stdout(),
             agents: Vec::new(),
-            news: mpsc::channel(QUEUE),
+            reporter,
+            reports,
         }
     }
 
@@ -138,12 +154,17 @@ impl<'a> Demo<'a> {
         let program = std::env::current_exe().map_err(cannot)?;
         let mut command = Command::new(program);
         command
-            .args(["agent", "--name", &name, "--cluster", "demo", "--ephemeral"])
+            .args([
+                "agent",
+                "--name",
+                &name,
+                "--cluster",
+                CLUSTER,
+                "--ephemeral",
+            ])
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
             .args(["--log-format", "json", "--leave-timeout", LEAVE.0])
-            // That there is no key is known, and no news five times.
-            .arg("--log")
-            .arg(format!("{},kith::settings=error", self.args.log))
+            .args(["--log", &self.args.log])
             .arg("--exit-on-stdin-eof");
         if let Some(seed) = seed {
             command.args(["--seed", seed]);
@@ -155,6 +176,12 @@ impl<'a> Demo<'a> {
                 command.env_remove(&variable);
             }
         }
+        // The key that nodes without one would take, but without their warning: a node that
+        // somebody starts by hand can join.
+        command.env(
+            "KITH_KEY",
+            Key::derived_from_name(CLUSTER).to_base64().as_str(),
+        );
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -172,7 +199,7 @@ impl<'a> Demo<'a> {
             http: String::new(),
             exited: false,
         });
-        tokio::spawn(tend(child, index, killed, self.news.0.clone()));
+        tokio::spawn(tend(child, index, killed, self.reporter.clone()));
         Ok(())
     }
 
@@ -201,7 +228,7 @@ impl<'a> Demo<'a> {
     /// Shows the next thing that an agent does.
     async fn next(&mut self) -> Result<(), Failure> {
         // There is always news to come, or to wait for: a sender is held here.
-        let Some((index, news)) = self.news.1.recv().await else {
+        let Some((index, news)) = self.reports.recv().await else {
             return Ok(());
         };
         let name = self.name(index);
@@ -281,7 +308,7 @@ impl<'a> Demo<'a> {
             (
                 "join it:",
                 format!(
-                    "kith agent --name me --cluster demo --ephemeral --listen 127.0.0.1:0 \
+                    "kith agent --name me --cluster {CLUSTER} --ephemeral --listen 127.0.0.1:0 \
                      --http 127.0.0.1:0 --seed {}",
                     first.gossip
                 ),
@@ -311,7 +338,7 @@ impl<'a> Demo<'a> {
         };
         let in_time = tokio::select! {
             ended = timeout_at(deadline, all) => ended.is_ok(),
-            _again = asked_to_stop() => false,
+            () = asked_again() => false,
         };
         if in_time {
             return;

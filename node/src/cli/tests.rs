@@ -40,7 +40,7 @@ fn documented_flags_are_taken() {
         "agent --ephemeral --print-config",
         "demo --nodes 3",
         "members --watch --json --agent http://127.0.0.1:1 --token-file t",
-        "watch --since 3 --json",
+        "watch --since 3 --level debug --json",
         "ring --partition 3",
         "ring --key k --json",
         "status --safe-to-stop n1",

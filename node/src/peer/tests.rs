@@ -13,7 +13,6 @@ use socket2::{Domain, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time,
 };
 use tokio_rustls::client::TlsStream;
 

@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// A greeting that was not answered for so long may be repeated: who has just joined may not
+/// have known us yet.
+const GREETING: Duration = Duration::from_millis(20);
 /// Nacks owed at most.
 const MAX_NACKS: usize = 1024;
 
@@ -72,6 +75,30 @@ impl Core {
         self.send_datagram(to, data);
     }
 
+    /// Measures the way to a member whose stream has just opened: whoever fails before its
+    /// first probe shall not be given the longest of all timeouts.
+    pub(super) fn greet(&mut self, now: Time, id: NodeId) {
+        let nonce = self.nonce();
+        let measured = self.detector.rtt(id).is_some();
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let pending = entry
+            .greeting
+            .is_some_and(|(_, sent)| now < sent + GREETING);
+        if measured || pending {
+            return;
+        }
+        entry.greeting = Some((nonce, now));
+        let (to, address) = (entry.life(), entry.identity.addr);
+        let body = DirectBody::Ping {
+            to,
+            nonce,
+            suspected: None,
+        };
+        self.send_direct(address, body);
+    }
+
     /// A direct message over UDP.
     pub(super) fn direct(&mut self, now: Time, sender: NodeId, direct: Direct) {
         if direct.from.id != sender {
@@ -110,6 +137,14 @@ impl Core {
             } => self.ponged(now, from, nonce, renewal, incarnation, stream.is_some()),
             DirectBody::Nack { target, probe } => self.detector.nacked(target, probe),
             DirectBody::News(news) => self.hear_news(now, from.id, news),
+            DirectBody::Farewell(record) => {
+                let address = record.addr;
+                if record.life == from {
+                    self.offer_record(now, *record, true);
+                    self.send_direct(address, DirectBody::FarewellHeard);
+                }
+            }
+            DirectBody::FarewellHeard => self.farewell_heard(now, from.id),
             DirectBody::Disowned { renewal } => {
                 if renewal >= self.detector.identity().renewal
                     && matches!(self.phase, Phase::Active)
@@ -138,6 +173,7 @@ impl Core {
         {
             self.refute(now, incarnation);
         }
+        self.greet(now, from.id);
         let body = DirectBody::Pong {
             nonce,
             renewal: own.renewal,
@@ -167,6 +203,10 @@ impl Core {
         let Some(entry) = self.table.get_mut(from.id) else {
             return;
         };
+        if let Some((_, sent)) = entry.greeting.take_if(|(greeting, _)| *greeting == nonce) {
+            self.detector.measured(from.id, now.saturating_since(sent));
+            return;
+        }
         let ours = entry
             .inquiry
             .as_ref()

@@ -86,7 +86,7 @@ impl Core {
 
     /// Finds out whether a member is really gone, and how.
     pub(super) fn start_inquiry(&mut self, now: Time, id: NodeId) {
-        if !self.config.detection.evidence || !self.is_member() {
+        if !self.config.detection.evidence || !matches!(self.phase, Phase::Active) {
             return;
         }
         let timeout = self.detector.timeout(id);

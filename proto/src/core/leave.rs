@@ -8,7 +8,7 @@
 //! The last record goes down every stream before that stream is closed, in order, so that
 //! nobody takes the end of the stream for a failure.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use super::{Core, Phase, timers::TimerKind};
 use crate::{
@@ -21,11 +21,14 @@ use crate::{
     },
     output::{Answer, Stop},
     time::Time,
-    wire::message::{Frame, News},
+    wire::message::{DirectBody, Frame, News},
 };
 
 /// So many peers must have heard a farewell, or all there are.
 const ENOUGH: usize = 3;
+/// Those without a stream are told over UDP, so many of them at once, and again after this.
+const MANY: usize = 16;
+const AGAIN: Duration = Duration::from_millis(100);
 /// Gossip goes on for so long after enough have heard.
 const LINGER: Duration = Duration::from_millis(60);
 
@@ -56,26 +59,40 @@ impl Core {
         self.detector.gossip(now);
         self.absorb(now);
         let record = self.own_record();
-        let mut peers: Vec<(NodeId, StreamId)> = Vec::new();
-        let mut streams = Vec::new();
-        for entry in self.table.others() {
-            let Some(stream) = entry.stream else { continue };
-            // Also to those that leave at the same time, or they would see a stream break.
-            streams.push(stream);
-            if entry.is_living() {
-                peers.push((entry.identity.id, stream));
-            }
-        }
+        // Also to those that leave at the same time, or they would see a stream break.
+        let streams: Vec<StreamId> = self.table.others().filter_map(|e| e.stream).collect();
+        let waiting = self.table.living_others().map(|entry| entry.identity.id);
+        let waiting: BTreeSet<NodeId> = waiting.collect();
         for stream in streams {
             self.send_frame(stream, &Frame::Farewell(Box::new(record.clone())));
         }
         self.phase = Phase::Leaving(Leaving {
             deadline: now + self.config.timing.leave,
-            waiting: peers.iter().map(|(id, _)| *id).collect(),
+            waiting,
             heard: 0,
             done_at: None,
         });
+        self.tell_those_without_stream();
         self.look_at_leaving(now);
+    }
+
+    // A datagram may be lost: told again until they answer.
+    fn tell_those_without_stream(&mut self) {
+        let Phase::Leaving(leaving) = &self.phase else {
+            return;
+        };
+        let mut addresses: Vec<SocketAddr> = leaving
+            .waiting
+            .iter()
+            .filter_map(|id| self.table.get(*id))
+            .filter(|entry| entry.stream.is_none())
+            .map(|entry| entry.identity.addr)
+            .collect();
+        addresses.truncate(MANY);
+        let record = Box::new(self.own_record());
+        for address in addresses {
+            self.send_direct(address, DirectBody::Farewell(record.clone()));
+        }
     }
 
     pub(super) fn hear_farewell(&mut self, now: Time, stream: StreamId, record: Record) {
@@ -95,7 +112,18 @@ impl Core {
         self.look_at_leaving(now);
     }
 
-    pub(super) fn look_at_leaving(&mut self, now: Time) {
+    pub(super) fn leave_goes_on(&mut self, now: Time) {
+        let gossip_only = matches!(
+            &self.phase,
+            Phase::Leaving(leaving) if leaving.done_at.is_some()
+        );
+        if !gossip_only {
+            self.tell_those_without_stream();
+        }
+        self.look_at_leaving(now);
+    }
+
+    fn look_at_leaving(&mut self, now: Time) {
         let gone: Vec<NodeId> = match &self.phase {
             Phase::Leaving(leaving) => leaving
                 .waiting
@@ -138,7 +166,7 @@ impl Core {
             ))),
             None => {
                 let deadline = leaving.deadline;
-                self.timers.set(TimerKind::Leave, deadline);
+                self.timers.set(TimerKind::Leave, deadline.min(now + AGAIN));
             }
         }
     }
@@ -167,7 +195,7 @@ impl Core {
         let stream = entry.stream;
         if let Some(stream) = stream {
             let news = News::Record(Box::new(evicted.clone()));
-            let body = crate::wire::message::DirectBody::News(news);
+            let body = DirectBody::News(news);
             self.send_frame(stream, &Frame::Direct(body));
         }
         self.offer_record(now, evicted, true);

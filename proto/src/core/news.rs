@@ -283,9 +283,12 @@ impl Core {
                     now.saturating_since(failed.map_or(since, |failure| failure.at)),
                 )),
             });
-            if self.healing_until.is_some() {
-                self.regained.insert(id);
+            // Others of that side are reported with it, at every member, also at those that hear
+            // of it from others.
+            if !self.healing {
+                self.healing(now);
             }
+            self.regained.insert(id);
         }
         self.timers.set_by(TimerKind::Mesh, now);
     }
@@ -302,7 +305,9 @@ impl Core {
         entry.since = now;
         self.timers.clear(TimerKind::Suspicion(id));
         self.timers.clear(TimerKind::Inquiry(id));
-        if let Some(stream) = stream {
+        // Who leaves closes its streams itself, once everybody has answered.
+        let left = self.table.get(id).map(|entry| entry.status()) == Some(Status::Left);
+        if let Some(stream) = stream.filter(|_| !left) {
             self.close(stream);
         }
         if over || matches!(was, None | Some(State::Down)) {

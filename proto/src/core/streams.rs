@@ -32,6 +32,8 @@ const MESH_PAUSE: Duration = Duration::from_millis(60);
 /// The higher id dials too if the lower one did not for so long; and a dial that failed is
 /// tried again after it.
 const MESH_PATIENCE: Duration = Duration::from_secs(3);
+/// Those who come back within this are reported together.
+const HEALING: Duration = Duration::from_millis(1500);
 const CHOICE_SEED: u64 = 0x6b69_7468_6d65_7368;
 
 /// Why a dial was made.
@@ -240,6 +242,7 @@ impl Core {
         entry.last_contact = Some(now);
         let present = entry.stream.filter(|id| *id != stream);
         entry.stream = Some(stream);
+        self.greet(now, life.id);
         let Some(present) = present else { return };
         let Some(other) = self.streams.get(&present) else {
             return;
@@ -403,7 +406,7 @@ impl Core {
     }
 
     pub(super) fn heal_report(&mut self) {
-        self.healing_until = None;
+        self.healing = false;
         let regained = std::mem::take(&mut self.regained);
         if !regained.is_empty() {
             let members = regained.iter().map(|id| self.table.name_of(*id)).collect();
@@ -413,9 +416,8 @@ impl Core {
 
     /// Two sides have met: those who come back during the next moments are reported together.
     pub(super) fn healing(&mut self, now: Time) {
-        let until = now + Duration::from_millis(1500);
-        self.healing_until = Some(until);
-        self.timers.set(TimerKind::HealReport, until);
+        self.healing = true;
+        self.timers.set(TimerKind::HealReport, now + HEALING);
     }
 
     fn hear_not_ready(

@@ -76,6 +76,8 @@ pub struct Entry {
     pub inquiry: Option<Inquiry>,
     /// The open stream to it.
     pub stream: Option<StreamId>,
+    /// The ping that greeted it when its stream opened: nonce, and when it was sent.
+    pub greeting: Option<(u32, Time)>,
     /// What is known of it as an accuser.
     pub limit: AccuserLimit,
     /// UDP to it was found blocked while its stream works; told once.
@@ -100,6 +102,7 @@ impl Entry {
             suspicion: None,
             inquiry: None,
             stream: None,
+            greeting: None,
             limit: AccuserLimit::default(),
             half_blocked: false,
             disowned: None,

@@ -228,6 +228,11 @@ impl Detector {
         self.timers.keys().next().map(|(at, _)| *at)
     }
 
+    /// A round trip to a member was measured outside of a probe.
+    pub fn measured(&mut self, id: NodeId, rtt: Duration) {
+        self.rtt.entry(id).or_default().sample(rtt);
+    }
+
     /// News that waits to be sent.
     pub fn backlog(&self) -> usize {
         self.foca.updates_backlog() + self.foca.custom_broadcast_backlog()

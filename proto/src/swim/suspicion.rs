@@ -191,7 +191,7 @@ mod tests {
                     .as_millis(),
             );
         }
-        assert_eq!(windows, [3600, 2100, 1223, 600, 600]);
+        assert_eq!(windows, [3600, 2100, 1222, 600, 600]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Everything decoded here came from outside. Three bounds hold whatever the bytes say: the
 //! input is cut to the real cap by the caller ([`super::MAX_FRAME`], the datagram limit),
-//! bincode may claim at most [`MEMORY_LIMIT`] bytes of memory while it decodes (its limit
+//! bincode may claim at most `MEMORY_LIMIT` bytes of memory while it decodes (its limit
 //! counts sizes in memory, hence the headroom over the frame's), and no byte may be left over.
 
 use serde::{Serialize, de::DeserializeOwned};

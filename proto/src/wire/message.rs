@@ -101,6 +101,10 @@ pub enum DirectBody {
     },
     /// News for exactly this receiver, at once.
     News(News),
+    /// I leave; my last record. For those without a stream; see [`Frame::Farewell`].
+    Farewell(Box<Record>),
+    /// I know.
+    FarewellHeard,
     /// You count as down here at that renewal: take a new identity.
     Disowned {
         /// The renewal that counts as down.

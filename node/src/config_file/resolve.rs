@@ -1,0 +1,332 @@
+//! From what was given to what is in force: defaults filled in, every bound checked, what is
+//! not safe refused.
+
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::PathBuf,
+    time::Duration,
+};
+
+use kith_proto::{
+    config::{Config, Detection, Timing},
+    id::NodeId,
+    wire::keyring::Key,
+};
+
+use super::{
+    GOSSIP_PORT, HTTP_PORT, Settings, SettingsError, effective,
+    layer::{Layer, Origin, Origins, TimingLayer},
+    read,
+    values::parse_seed,
+    warn_if_others_can_read,
+};
+use crate::api::token::Token;
+
+/// The layers on top of each other, and where each setting is from.
+pub(super) struct Resolver {
+    pub(super) all: Layer,
+    pub(super) origins: Origins,
+    pub(super) warnings: Vec<String>,
+}
+
+impl Resolver {
+    pub(super) fn resolve(mut self) -> Result<Settings, SettingsError> {
+        let insecure = self.all.insecure.unwrap_or(false);
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let listen = self.all.listen.unwrap_or(local(GOSSIP_PORT));
+        let http = self.all.http.unwrap_or(local(HTTP_PORT));
+        let advertise = self.advertise(listen)?;
+        let name = match self.all.name.take() {
+            Some(name) => name,
+            None => default_name(listen.port())?,
+        };
+        let core = self.core(&name, advertise)?;
+        let key = self.key()?;
+        let token = self.token()?;
+        self.refuse_open_http(http, token.is_some(), insecure)?;
+        if listen.ip().is_loopback() {
+            let elsewhere = |seed: &&String| host_ip(seed).is_some_and(|ip| !ip.is_loopback());
+            if let Some(seed) = core.seeds.iter().find(elsewhere) {
+                self.warnings.push(format!(
+                    "this node listens on {listen} only, where {seed} cannot reach it; give it \
+                     --listen with an address of the network"
+                ));
+            }
+        }
+        let data_dir = self.data_dir(&name)?;
+        let mut settings = Settings {
+            core,
+            listen,
+            http,
+            data_dir,
+            key,
+            token,
+            insecure,
+            log_format: self.all.log_format.unwrap_or_default(),
+            log: self.all.log.clone().unwrap_or_else(|| "info".to_owned()),
+            effective: Layer::default(),
+            warnings: self.warnings,
+        };
+        settings.effective = effective::layer(&settings, &self.all);
+        Ok(settings)
+    }
+
+    /// The settings of the core, every bound checked.
+    fn core(&self, name: &str, advertise: SocketAddr) -> Result<Config, SettingsError> {
+        let all = &self.all;
+        let mut core = Config::new(NodeId(0), name, advertise);
+        if let Some(cluster) = &all.cluster {
+            core.cluster.clone_from(cluster);
+        }
+        core.zone = all.zone.clone().unwrap_or_default();
+        core.weight = all.weight.unwrap_or(core.weight);
+        core.tags = all.tags.clone().unwrap_or_default();
+        core.seeds = all.seeds.clone().unwrap_or_default();
+        for seed in &core.seeds {
+            parse_seed(seed).map_err(|problem| self.wrong("seeds", problem, "HOST:PORT"))?;
+        }
+        core.expect = all.expect;
+        if let Some(consistency) = all.consistency {
+            core.settings.consistency = consistency;
+        }
+        if let Some(partitions) = all.partitions {
+            core.settings.partitions = u16::try_from(partitions).map_err(|_too_large| {
+                let problem = format!("{partitions} is not possible");
+                self.wrong("partitions", problem, "a power of two up to 16384")
+            })?;
+        }
+        if let Some(copies) = all.copies {
+            core.settings.copies = u8::try_from(copies).map_err(|_too_large| {
+                self.wrong("copies", format!("{copies} is not possible"), "1 to 16")
+            })?;
+        }
+        core.max_datagram = all.max_datagram.map_or(core.max_datagram, |size| size.0);
+        if let Some(timing) = &all.timing {
+            core.timing = self.timing(timing)?;
+        }
+        core.timing.leave = all.leave_timeout.map_or(core.timing.leave, |t| t.0);
+        let on = all.detection.unwrap_or_default();
+        core.detection = Detection {
+            lifeguard: on.lifeguard.unwrap_or(core.detection.lifeguard),
+            evidence: on.evidence.unwrap_or(core.detection.evidence),
+            bursts: on.bursts.unwrap_or(core.detection.bursts),
+        };
+        core.validate().map_err(|e| {
+            let setting = match e.setting {
+                "leave" => "leave-timeout".to_owned(),
+                other => other.replace('_', "-"),
+            };
+            self.wrong(&setting, e.problem, e.allowed)
+        })?;
+        Ok(core)
+    }
+
+    fn timing(&self, given: &TimingLayer) -> Result<Timing, SettingsError> {
+        let mut timing = Timing::default();
+        macro_rules! each {
+            ($($field:ident)*) => {$(
+                if let Some(span) = given.$field {
+                    if span.0 < Duration::from_millis(1) {
+                        let setting = stringify!($field).replace('_', "-");
+                        return Err(self.wrong(&setting, format!("{span} is not possible"), "1ms or more"));
+                    }
+                    timing.$field = span.0;
+                }
+            )*};
+        }
+        each!(probe_period probe_timeout_min probe_timeout_max suspicion_min unresponsive push_pull
+            burst dial_timeout knock_timeout redial redial_max join_report forget_failed forget_left
+            placement_delay);
+        if let Some(factor) = given.suspicion_max_factor {
+            if !(1..=100).contains(&factor) {
+                let problem = format!("{factor} is not possible");
+                return Err(self.wrong("suspicion-max-factor", problem, "1 to 100"));
+            }
+            timing.suspicion_max_factor = factor;
+        }
+        Ok(timing)
+    }
+
+    /// Where others reach this node. Listening on every address says nothing about that, so
+    /// that the machine is asked from which address it would speak to the others.
+    fn advertise(&self, listen: SocketAddr) -> Result<SocketAddr, SettingsError> {
+        if let Some(given) = self.all.advertise {
+            if given.ip().is_unspecified() {
+                let problem = format!("nobody can reach a node at {given}");
+                return Err(self.wrong("advertise", problem, "an address of this machine"));
+            }
+            return Ok(given);
+        }
+        if !listen.ip().is_unspecified() {
+            return Ok(listen);
+        }
+        let seeds = self.all.seeds.iter().flatten();
+        let towards = seeds.filter_map(|seed| host_ip(seed)).find(|ip| {
+            // An IPv6 socket reaches both kinds, an IPv4 one only its own.
+            listen.is_ipv6() || ip.is_ipv4()
+        });
+        match own_address(towards, listen.is_ipv6()) {
+            Some(ip) => Ok(SocketAddr::new(ip, listen.port())),
+            None => Err(SettingsError::Unfit(format!(
+                "{listen} means every address of this machine, and which of them others can \
+                 reach is not plain; say it with --advertise IP:PORT"
+            ))),
+        }
+    }
+
+    fn key(&mut self) -> Result<Option<Key>, SettingsError> {
+        let (text, setting) = if let Some(path) = &self.all.key_file {
+            if self.all.key.is_some() {
+                return Err(SettingsError::Unfit(format!(
+                    "{} and {} both give a key; leave one out",
+                    self.place("key"),
+                    self.place("key-file")
+                )));
+            }
+            let text = read("the key file", path)?;
+            warn_if_others_can_read(path, &mut self.warnings);
+            (text, "key-file")
+        } else if let Some(secret) = &self.all.key {
+            if let Some(Origin::File { path, .. }) = self.origins.get("key") {
+                warn_if_others_can_read(path, &mut self.warnings);
+            }
+            (secret.0.clone(), "key")
+        } else {
+            return Ok(None);
+        };
+        match Key::parse(text.trim()) {
+            Ok(key) => Ok(Some(key)),
+            Err(e) => Err(self.wrong(setting, e.to_string(), "what `kith keygen` prints")),
+        }
+    }
+
+    fn token(&mut self) -> Result<Option<Token>, SettingsError> {
+        let Some(path) = &self.all.token_file else {
+            return Ok(None);
+        };
+        let text = read("the token file", path)?;
+        warn_if_others_can_read(path, &mut self.warnings);
+        match Token::parse(&text) {
+            Ok(token) => Ok(Some(token)),
+            Err(e) => Err(self.wrong("token-file", e.to_string(), Token::ALLOWED)),
+        }
+    }
+
+    /// That gossip needs a key is the node's to say: its data directory may have one.
+    fn refuse_open_http(
+        &mut self,
+        http: SocketAddr,
+        token: bool,
+        insecure: bool,
+    ) -> Result<(), SettingsError> {
+        if token || http.ip().is_loopback() {
+            return Ok(());
+        }
+        if !insecure {
+            return Err(SettingsError::Unfit(format!(
+                "no token: on {http} anybody could command this node over HTTP. Give it a secret \
+                 with --token-file, or accept the risk with --insecure"
+            )));
+        }
+        self.warnings.push(format!(
+            "anybody who reaches {http} can command this node: no token is asked for"
+        ));
+        Ok(())
+    }
+
+    fn data_dir(&self, name: &str) -> Result<Option<PathBuf>, SettingsError> {
+        let ephemeral = self.all.ephemeral.unwrap_or(false);
+        match (&self.all.data_dir, ephemeral) {
+            (Some(_), true) => Err(SettingsError::Unfit(format!(
+                "{} and {} exclude each other",
+                self.place("data-dir"),
+                self.place("ephemeral")
+            ))),
+            (Some(dir), false) => Ok(Some(dir.clone())),
+            (None, true) => Ok(None),
+            (None, false) => match default_data_home() {
+                Some(home) => Ok(Some(home.join("kith").join(name))),
+                None => Err(SettingsError::Unfit(
+                    "no home directory to keep the node's state in; say where with --data-dir, \
+                     or keep nothing with --ephemeral"
+                        .to_owned(),
+                )),
+            },
+        }
+    }
+
+    fn place(&self, setting: &str) -> String {
+        self.origins
+            .get(setting)
+            .or_else(|| self.origins.get("timing"))
+            .map_or_else(|| setting.to_owned(), |origin| origin.place(setting))
+    }
+
+    fn wrong(&self, setting: &str, problem: String, allowed: &str) -> SettingsError {
+        SettingsError::Value {
+            place: self.place(setting),
+            problem,
+            allowed: allowed.to_owned(),
+        }
+    }
+}
+
+/// `$XDG_DATA_HOME`, or what the specification of the XDG base directories says it stands for.
+fn default_data_home() -> Option<PathBuf> {
+    let absolute = |variable| {
+        let path = PathBuf::from(std::env::var_os(variable)?);
+        path.is_absolute().then_some(path)
+    };
+    absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")))
+}
+
+/// The host's name, if a node may be called that; otherwise one from its port.
+fn default_name(port: u16) -> Result<String, SettingsError> {
+    let from_kernel = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let name = from_kernel
+        .or_else(|| std::env::var("HOSTNAME").ok())
+        .map(|name| name.trim().to_owned())
+        .filter(|name| {
+            let mut config = Config::new(NodeId(0), name, ([127, 0, 0, 1], 1).into());
+            config.name.clone_from(name);
+            config.validate().is_ok()
+        });
+    match (name, port) {
+        (Some(name), _) => Ok(name),
+        (None, 0) => Err(SettingsError::Unfit(
+            "this machine's name cannot be a node's; say one with --name".to_owned(),
+        )),
+        (None, port) => Ok(format!("node-{port}")),
+    }
+}
+
+/// The address from which this machine would speak to `towards` (or to the world), unless
+/// that is itself only. Connecting a UDP socket chooses a route and sends nothing.
+fn own_address(towards: Option<IpAddr>, ipv6: bool) -> Option<IpAddr> {
+    // Addresses for documentation (RFC 5737, RFC 3849): routed like any other, never used.
+    let world_v4 = IpAddr::from([192, 0, 2, 1]);
+    let world_v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
+    let candidates = match towards {
+        Some(ip) => vec![ip],
+        None if ipv6 => vec![world_v6, world_v4],
+        None => vec![world_v4],
+    };
+    candidates.into_iter().find_map(|ip| {
+        let any: SocketAddr = if ip.is_ipv4() {
+            (Ipv4Addr::UNSPECIFIED, 0).into()
+        } else {
+            (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+        };
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect((ip, GOSSIP_PORT)).ok()?;
+        let own = socket.local_addr().ok()?.ip();
+        let plain = !own.is_loopback() && !own.is_unspecified();
+        plain.then_some(own)
+    })
+}
+
+/// The address in a seed that is given by number.
+fn host_ip(seed: &str) -> Option<IpAddr> {
+    seed.parse::<SocketAddr>().ok().map(|addr| addr.ip())
+}
