@@ -15,6 +15,13 @@ use anyhow::{Result, bail};
 /// Who listens here owns the address. Outside the range of ports that systems hand out.
 const CLAIM_PORT: u16 = 64_999;
 
+/// Where ports are tried out.
+const TRIAL: Ipv4Addr = Ipv4Addr::new(127, 19, 0, 1);
+
+/// Ports that are given: below those that systems hand out.
+const FIRST_PORT: u16 = 12_000;
+const PORTS: u16 = 18_000;
+
 /// A loopback address that nobody else uses while this value lives.
 #[derive(Debug)]
 pub struct Host {
@@ -48,20 +55,26 @@ impl Host {
         IpAddr::V4(self.ip)
     }
 
-    /// An address with a port that is free for UDP and TCP. Nobody holds it when this
-    /// returns, but nobody else uses this host.
+    /// An address with a port that is free for UDP and TCP, and was not given before.
+    ///
+    /// It is tried out at an address that nobody uses, so that only those who listen on all
+    /// addresses are in the way. Had it been bound here, the copy of that socket in a process
+    /// that is just being forked could keep the port taken for another moment.
     ///
     /// # Errors
     /// If there is none.
     pub fn free(&self) -> Result<SocketAddr> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let begin = std::process::id().wrapping_mul(31);
         for _ in 0..100 {
-            let udp = UdpSocket::bind((self.ip, 0))?;
-            let address = udp.local_addr()?;
-            if TcpListener::bind(address).is_ok() {
-                return Ok(address);
+            let n = begin.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+            let port = FIRST_PORT + (n % u32::from(PORTS)) as u16;
+            let tried = (TRIAL, port);
+            if UdpSocket::bind(tried).is_ok() && TcpListener::bind(tried).is_ok() {
+                return Ok(SocketAddr::new(self.ip(), port));
             }
         }
-        bail!("no port of {} is free for both UDP and TCP", self.ip)
+        bail!("no port from {FIRST_PORT} on is free for both UDP and TCP")
     }
 }
 
