@@ -34,7 +34,7 @@ use kith_proto::{
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::checked::FileError;
-pub(crate) use self::keys::{RingNotice, StoredKeys, choose_ring};
+pub(crate) use self::keys::{StoredKeys, choose_ring};
 use crate::clock::unix_millis;
 
 /// What begins every FORMAT file of ours.

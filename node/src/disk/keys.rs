@@ -108,7 +108,10 @@ impl StoredKeys {
         let mut given = None;
         for line in text.lines() {
             if let Some(id) = line.strip_prefix(GIVEN_PREFIX) {
-                given = Some(id.parse().map_err(|_| "not the id of a key".to_owned())?);
+                given = Some(
+                    id.parse()
+                        .map_err(|_parse_error| "not the id of a key".to_owned())?,
+                );
                 continue;
             }
             let key = Key::parse(line).map_err(|error| error.to_string())?;
