@@ -145,10 +145,13 @@ async fn pair(a: &mut Host, b: &mut Host) -> (StreamId, StreamId) {
     (at_a, at_b)
 }
 
-/// An address at which nobody listens.
-fn nobody() -> SocketAddr {
-    let (_udp, listener) = bind_gossip("127.0.0.1:0".parse().unwrap()).unwrap();
-    listener.local_addr().unwrap()
+/// An address at which nobody listens, and nobody will while the socket is held.
+fn nobody() -> (Socket, SocketAddr) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    (socket, address)
 }
 
 fn assert_broken(error: impl Debug) {
@@ -257,7 +260,8 @@ async fn frames_longer_than_allowed_end_the_stream() {
 #[tokio::test]
 async fn a_dial_to_nobody_is_refused() {
     let mut host = Host::start(1);
-    assert_eq!(host.dial_fails(nobody()).await, DialError::Refused);
+    let (_held, address) = nobody();
+    assert_eq!(host.dial_fails(address).await, DialError::Refused);
     assert_eq!(host.counters.dials_failed.get(), 1);
 }
 
@@ -326,7 +330,8 @@ async fn new_keys_are_used_from_the_next_stream_on() {
 async fn knocks_are_answered_by_the_kernel_and_leave_no_trace() {
     let (mut a, mut b) = (Host::start(1), Host::start(1));
     assert_eq!(a.knock(b.address).await, Knock::Accepted);
-    assert_eq!(a.knock(nobody()).await, Knock::Refused);
+    let (_held, address) = nobody();
+    assert_eq!(a.knock(address).await, Knock::Refused);
     // Somebody who comes after the knock is served, and nothing was said about the knock.
     pair(&mut a, &mut b).await;
     let counters = Arc::clone(&b.counters);
@@ -339,11 +344,8 @@ async fn a_knock_at_an_address_that_does_not_answer_is_silent() {
     let limit = Duration::from_millis(50);
     let mut host = Host::start_at("127.0.0.1:0", 1, limit);
     // A kernel whose queue is full lets connections wait, as a vanished one would.
-    let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
-    full.bind(&any.into()).unwrap();
+    let (full, address) = nobody();
     full.listen(0).unwrap();
-    let address = full.local_addr().unwrap().as_socket().unwrap();
     let mut waiting = Vec::new();
     while let Ok(connected) = timeout(limit, TcpStream::connect(address)).await {
         waiting.push(connected.unwrap());
