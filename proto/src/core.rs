@@ -327,11 +327,11 @@ impl Core {
             TimerKind::Inquiry(id) => self.look_at_inquiry(now, id),
             TimerKind::Suspicion(id) => self.suspicion_ends(now, id),
             TimerKind::Nack => self.send_nacks(now),
-            TimerKind::Placement => self.place(now),
+            TimerKind::Placement => self.place(),
             TimerKind::Leave => self.leave_goes_on(now),
             TimerKind::Keys => self.keys_overdue(now),
             TimerKind::Forget => self.forget(now),
-            TimerKind::Persist => self.persist_peers(now),
+            TimerKind::Persist => self.persist_peers(),
             TimerKind::Holder(id) => self.holder_is_silent(now, id),
         }
     }
@@ -444,9 +444,8 @@ impl Core {
             self.count("rejected_own_id");
             return;
         }
-        let payload = payload.to_vec();
         match kind {
-            KIND_SWIM => self.swim_packet(now, sender, &payload, None),
+            KIND_SWIM => self.swim_packet(now, sender, payload, None),
             KIND_SWIM_BUDDY => match payload.split_first_chunk::<BUDDY>() {
                 Some((incarnation, packet)) => {
                     let incarnation = u16::from_be_bytes(*incarnation);
@@ -454,7 +453,7 @@ impl Core {
                 }
                 None => self.count("rejected_malformed"),
             },
-            KIND_DIRECT => match codec::decode(&payload) {
+            KIND_DIRECT => match codec::decode(payload) {
                 Ok(direct) => self.direct(now, sender, direct),
                 Err(_) => self.count("rejected_malformed"),
             },

@@ -339,7 +339,7 @@ impl Core {
         })));
     }
 
-    pub(super) fn persist_peers(&mut self, _now: Time) {
+    pub(super) fn persist_peers(&mut self) {
         if self.known_peers() != self.persisted_peers {
             self.persist();
         }

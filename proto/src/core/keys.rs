@@ -16,6 +16,7 @@ use std::{
 
 use super::{Core, timers::TimerKind};
 use crate::{
+    event::Event,
     id::NodeId,
     input::{RequestId, StreamId},
     output::{Answer, Output},
@@ -186,7 +187,10 @@ impl Core {
     fn ring_changed(&mut self, action: &str, id: KeyId) {
         self.outputs
             .push_back(Output::Keys(Box::new(self.keys.clone())));
-        self.keys_changed(action, id.to_string());
+        self.emit(Event::KeysChanged {
+            action: action.to_owned(),
+            key: id.to_string(),
+        });
     }
 
     pub(super) fn key_replied(

@@ -12,7 +12,6 @@ use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
 use super::{Core, Phase, timers::TimerKind};
 use crate::{
-    event::Event,
     id::NodeId,
     input::StreamId,
     members::{
@@ -200,12 +199,5 @@ impl Core {
         }
         self.offer_record(now, evicted, true);
         Answer::Done
-    }
-
-    pub(super) fn keys_changed(&mut self, action: &str, key: String) {
-        self.emit(Event::KeysChanged {
-            action: action.to_owned(),
-            key,
-        });
     }
 }

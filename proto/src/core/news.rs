@@ -115,7 +115,7 @@ impl Core {
         }
         let id = record.id();
         if id == self.table.own_id() {
-            self.own_record_came(now, record);
+            self.own_record_came(record);
             return false;
         }
         let identity = crate::swim::identity::Identity {
@@ -153,7 +153,7 @@ impl Core {
     }
 
     // Others know more of us than we do: only an operator's word.
-    fn own_record_came(&mut self, _now: Time, record: Record) {
+    fn own_record_came(&mut self, record: Record) {
         if record.life != self.detector.identity().life() {
             return;
         }

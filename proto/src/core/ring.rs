@@ -41,7 +41,7 @@ fn takes_part(entry: &Entry) -> bool {
 }
 
 impl Core {
-    pub(super) fn place(&mut self, _now: Time) {
+    pub(super) fn place(&mut self) {
         self.timers.clear(TimerKind::Placement);
         let Some(cluster) = &self.cluster else { return };
         if !matches!(self.phase, Phase::Active) {
