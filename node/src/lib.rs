@@ -10,6 +10,7 @@ mod disk;
 mod driver;
 pub mod events;
 pub mod handle;
+pub mod kv;
 mod limited;
 pub mod log_event;
 pub mod logging;

@@ -3,7 +3,10 @@
 //! An [`crate::output::Output::Persist`] carries the whole of [`Durable`]. The host writes
 //! it atomically (all of it or nothing, also at a power cut) before it carries out
 //! anything that comes after, and hands it back as [`Restored`] at the next start. With
-//! `--ephemeral` nothing is kept and `Restored` is empty.
+//! `--ephemeral` nothing is kept and `Restored` is empty. What partitions hold is kept apart:
+//! see [`partitions`].
+
+pub mod partitions;
 
 use std::net::SocketAddr;
 
