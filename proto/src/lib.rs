@@ -21,4 +21,5 @@ pub mod replica;
 pub mod store;
 pub mod swim;
 pub mod time;
+mod timers;
 pub mod wire;

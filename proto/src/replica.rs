@@ -1,3 +1,17 @@
 //! Partitions: the chain of configurations, and the work that follows from it.
 
+mod ask;
+mod change;
+pub mod chain;
 pub mod digest;
+pub mod host;
+mod join;
+mod member;
+pub mod message;
+mod owner;
+mod proposal;
+mod route;
+mod session;
+pub mod shard;
+mod show;
+mod write;

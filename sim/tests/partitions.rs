@@ -1,0 +1,84 @@
+//! The partition protocol in the lab: what is acknowledged is kept, whatever happens.
+
+use std::time::Duration;
+
+use kith_proto::config::Consistency;
+use kith_sim::lab::{
+    Lab, Setup,
+    client::{self, Ended},
+    plan::{self, Action, Faults},
+    verdict,
+};
+
+fn rest(mut lab: Lab) -> Lab {
+    client::stop(&mut lab);
+    verdict::at_rest(&mut lab, Duration::from_secs(60));
+    assert_eq!(lab.verdict().objections, Vec::<String>::new());
+    lab
+}
+
+fn started(seed: u64, consistency: Consistency) -> Lab {
+    let mut lab = Lab::new(Setup::new(seed, consistency));
+    verdict::at_rest(&mut lab, Duration::from_secs(30));
+    assert_eq!(lab.verdict().objections, Vec::<String>::new());
+    client::begin(&mut lab, 4, 8);
+    lab
+}
+
+const BOTH: [Consistency; 2] = [Consistency::Available, Consistency::Strict];
+
+#[test]
+fn partitions_are_shared_out_and_written() {
+    for consistency in BOTH {
+        let mut lab = started(1, consistency);
+        lab.run(Duration::from_secs(5));
+        let lab = rest(lab);
+        let done = lab.clients.history.iter();
+        let done = done.filter(|o| matches!(o.result, Ended::Done(..))).count();
+        assert!(done > 500 && done + 8 >= lab.clients.history.len(), "{done}");
+    }
+}
+
+#[test]
+fn an_owner_that_dies_is_followed_and_nothing_is_lost() {
+    for consistency in BOTH {
+        for seed in 0..10 {
+            let mut lab = started(seed, consistency);
+            lab.run(Duration::from_secs(1));
+            lab.schedule(Duration::from_millis(100), Action::Kill(1));
+            lab.schedule(Duration::from_millis(4000), Action::Start(1));
+            lab.run(Duration::from_secs(6));
+            rest(lab);
+        }
+    }
+}
+
+#[test]
+fn a_split_is_healed() {
+    for consistency in BOTH {
+        for seed in 0..10 {
+            let mut lab = started(seed, consistency);
+            lab.run(Duration::from_secs(1));
+            lab.schedule(Duration::ZERO, Action::Split(vec![0, 1]));
+            lab.schedule(Duration::from_secs(8), Action::Heal);
+            lab.run(Duration::from_secs(12));
+            rest(lab);
+        }
+    }
+}
+
+#[test]
+fn whatever_happens() {
+    for consistency in BOTH {
+        for seed in 0..40 {
+            let faults = Faults {
+                dead: 1,
+                power: false,
+                cuts: consistency == Consistency::Strict,
+                seconds: 15,
+            };
+            let (_, objections) = plan::run(Setup::new(seed, consistency), faults);
+            assert!(objections.is_empty(), "{consistency:?} seed {seed}: {objections:#?}");
+        }
+    }
+}
