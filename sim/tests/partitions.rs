@@ -82,3 +82,20 @@ fn whatever_happens() {
         }
     }
 }
+
+#[test]
+#[ignore = "for looking at one seed"]
+fn one_seed() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let strict = std::env::var("STRICT").is_ok();
+    let faults = Faults {
+        dead: 1,
+        power: false,
+        cuts: strict || std::env::var("CUTS").is_ok(),
+        seconds: number("SECONDS").unwrap_or(15),
+    };
+    let consistency = BOTH[usize::from(strict)];
+    let setup = Setup::new(number("SEED").unwrap_or(0), consistency);
+    let (_, objections) = plan::run_verbosely(setup, faults, std::env::var("VERBOSE").is_ok());
+    assert!(objections.is_empty(), "{}", objections.join("\n"));
+}

@@ -324,6 +324,11 @@ impl Shard {
         if !of_this {
             return;
         }
+        if let (Rejection::Older(_), Some(chain)) = (why, self.chain(p)) {
+            // It was a member once, and has not heard that it is not any more.
+            let config = chain.config.clone();
+            self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
+        }
         let pause = match why {
             Rejection::Busy => AGAIN / 5,
             _ => AGAIN,

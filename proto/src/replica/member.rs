@@ -338,7 +338,8 @@ impl Shard {
         }
     }
 
-    /// A former member asks whether it may drop what it has: only once all who are members have all.
+    /// A former member asks whether it may drop what it has: only once all who are members have all,
+    /// and it knows that it is none.
     pub(super) fn may_forget(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
         let Some(replica) = self.replicas.get(&p) else {
             return;
@@ -346,11 +347,15 @@ impl Shard {
         let (Some(chain), Some(owner)) = (&replica.chain, &replica.owner) else {
             return;
         };
+        if chain.config.descends_from(id) {
+            let config = chain.config.clone();
+            return self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
+        }
         let settled = owner.serving
             && owner.change.is_none()
             && !chain.config.has(from)
             && chain.config.unmerged.is_none()
-            && (chain.config.id == id || chain.config.descends_from(id))
+            && chain.config.id == id
             && chain
                 .config
                 .members

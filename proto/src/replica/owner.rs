@@ -185,6 +185,20 @@ impl Shard {
     }
 
     fn watch_owner(&mut self, p: PartitionId, config: &Configuration) {
+        // Others speak of another configuration: perhaps this node has missed some.
+        if let Some(route) = self.routes.get(p)
+            && route.id != config.id
+            && let Some(owner) = route.members.first().copied()
+            && owner != self.own
+        {
+            let now = self.now.time;
+            let pause = self.config.timing.proposal;
+            self.timers.set_by(Timer::Partition(p), now + pause);
+            if self.replica(p).backoff.is_none_or(|at| now >= at) {
+                self.replica(p).backoff = Some(now + pause);
+                self.tell(owner, p, config.id, Body::MayForget, None);
+            }
+        }
         if self.is_gone(config.owner()) {
             let at = self.now.time + self.config.timing.rank * self.rank(p);
             self.timers.set_by(Timer::TakeOver(p), at);

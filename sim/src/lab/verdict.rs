@@ -65,13 +65,46 @@ impl Verdict {
 pub fn at_rest(lab: &mut Lab, patience: std::time::Duration) {
     let settled = lab.run_while(patience, |lab| unsettled(lab).is_none());
     if !settled && let Some(text) = unsettled(lab) {
-        lab.verdict.object(format!("not at rest: {text}"));
+        let shown = shown(lab);
+        lab.verdict.object(format!("not at rest: {text}\n{shown}"));
         return;
     }
     durability(lab);
     if lab.setup.settings.consistency == Consistency::Strict {
         linearizability(lab);
     }
+}
+
+/// What every node shows of its partitions, for whoever looks at a failure.
+pub fn shown(lab: &Lab) -> String {
+    let mut text = String::new();
+    for node in living(lab) {
+        let Some(shard) = lab.shard(node) else {
+            continue;
+        };
+        for shown in shard.show() {
+            let members: Vec<String> = shown
+                .members
+                .iter()
+                .map(|member| match (0..lab.len()).find(|n| lab.id(*n) == *member) {
+                    Some(index) => format!("n{index}"),
+                    None => member.to_string(),
+                })
+                .collect();
+            text.push_str(&format!(
+                "n{node} partition {} {}.{:04x} [{}] {} {} ({} entries, {} transfers)\n",
+                shown.partition,
+                shown.id.epoch,
+                shown.id.branch & 0xffff,
+                members.join(" "),
+                shown.state,
+                shown.reason,
+                shown.entries,
+                shown.transfers,
+            ));
+        }
+    }
+    text
 }
 
 fn living(lab: &Lab) -> Vec<NodeIndex> {
