@@ -45,6 +45,16 @@ pub struct ConfigId {
     pub branch: u64,
 }
 
+/// A branch that a configuration descends from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// The last configuration in common with it.
+    pub id: ConfigId,
+    /// It is over: its members chose to be joined. Otherwise it may go on without those that left
+    /// it.
+    pub over: bool,
+}
+
 /// Who keeps a partition, for a while.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configuration {
@@ -52,8 +62,8 @@ pub struct Configuration {
     pub id: ConfigId,
     /// The owner first, then its backups; all different, 1 to [`MAX_MEMBERS`].
     pub members: Vec<NodeId>,
-    /// Other branches that it descends from, each with the last epoch in which it was the same.
-    pub ancestors: Vec<ConfigId>,
+    /// Other branches that it descends from.
+    pub ancestors: Vec<Ancestor>,
     /// This branch has ended: its members decided to be joined into that one.
     pub closed_into: Option<u64>,
     /// A branch that was joined, and whose entries the owner has yet to take over.
@@ -68,7 +78,13 @@ pub struct Source {
     /// Who has its entries.
     pub members: Vec<NodeId>,
     /// Branches that it descended from.
-    pub ancestors: Vec<ConfigId>,
+    pub ancestors: Vec<Ancestor>,
+}
+
+impl Ancestor {
+    fn has(&self, earlier: ConfigId) -> bool {
+        self.id.branch == earlier.branch && self.id.epoch >= earlier.epoch
+    }
 }
 
 impl Configuration {
@@ -101,9 +117,24 @@ impl Configuration {
 
     /// Whether it follows `earlier`, in its branch or from another one.
     pub fn descends_from(&self, earlier: ConfigId) -> bool {
-        let before = |last: &ConfigId| last.branch == earlier.branch && last.epoch >= earlier.epoch;
-        (self.id.branch == earlier.branch && self.id.epoch > earlier.epoch)
-            || self.ancestors.iter().any(before)
+        self.follows(earlier) || self.ancestors.iter().any(|last| last.has(earlier))
+    }
+
+    /// Whether nothing goes on from `earlier` any more but this: it follows in the same branch, or
+    /// that branch was closed. A branch that a minority went on in leaves the other one to those
+    /// that are no members of it.
+    pub fn ends(&self, earlier: ConfigId) -> bool {
+        let over = |last: &Ancestor| last.over && last.has(earlier);
+        self.follows(earlier) || self.ancestors.iter().any(over)
+    }
+
+    fn follows(&self, earlier: ConfigId) -> bool {
+        self.id.branch == earlier.branch && self.id.epoch > earlier.epoch
+    }
+
+    /// Whether neither is the other, nor ends it: both may be served.
+    pub fn is_rival_of(&self, other: &Self) -> bool {
+        self.id != other.id && !self.ends(other.id) && !other.ends(self.id)
     }
 
     /// The next configuration in the same branch.
@@ -126,7 +157,10 @@ impl Configuration {
     pub fn fork(&self, members: Vec<NodeId>, branch: u64) -> Self {
         let mut fork = self.next(members);
         fork.id.branch = branch;
-        fork.add_ancestor(self.id);
+        fork.add_ancestor(Ancestor {
+            id: self.id,
+            over: false,
+        });
         fork
     }
 
@@ -143,8 +177,12 @@ impl Configuration {
     pub fn joined(&self, source: Source) -> Self {
         let mut joined = self.next(self.members.clone());
         joined.id.epoch = self.id.epoch.max(source.id.epoch) + 1;
-        for ancestor in source.ancestors.iter().chain([&source.id]) {
-            if ancestor.branch != self.id.branch {
+        let closed = Ancestor {
+            id: source.id,
+            over: true,
+        };
+        for ancestor in source.ancestors.iter().chain([&closed]) {
+            if ancestor.id.branch != self.id.branch {
                 joined.add_ancestor(*ancestor);
             }
         }
@@ -176,10 +214,14 @@ impl Configuration {
             })
     }
 
-    fn add_ancestor(&mut self, id: ConfigId) {
-        match self.ancestors.iter_mut().find(|a| a.branch == id.branch) {
-            Some(known) => known.epoch = known.epoch.max(id.epoch),
-            None => self.ancestors.push(id),
+    fn add_ancestor(&mut self, new: Ancestor) {
+        let branch = new.id.branch;
+        match self.ancestors.iter_mut().find(|a| a.id.branch == branch) {
+            Some(known) => {
+                known.id.epoch = known.id.epoch.max(new.id.epoch);
+                known.over |= new.over;
+            }
+            None => self.ancestors.push(new),
         }
         if self.ancestors.len() > MAX_ANCESTORS {
             self.ancestors.remove(0);
@@ -323,10 +365,13 @@ impl Chain {
     }
 
     /// Installs what was chosen, if it follows what is there: promised and accepted go with the
-    /// old configuration (rule 5). Repeating the present one changes nothing. True if it is
-    /// installed now.
-    pub fn install(&mut self, config: &Configuration) -> bool {
-        if !config.descends_from(self.config.id) {
+    /// old configuration (rule 5). Repeating the present one changes nothing. A branch of which
+    /// `node` is no member leaves it where it is, unless its own is over. True if it is installed
+    /// now.
+    pub fn install(&mut self, node: NodeId, config: &Configuration) -> bool {
+        let follows = config.ends(self.config.id)
+            || (config.has(node) && config.descends_from(self.config.id));
+        if !follows {
             return config.id == self.config.id;
         }
         self.config = config.clone();
@@ -367,8 +412,8 @@ mod tests {
         chain.accept(B, id, ballot(1, B), &next).unwrap();
         let late = chain.accept(B, id, ballot(0, A), &next);
         assert_eq!(late, Err(Rejection::Promised(ballot(1, B))));
-        assert!(chain.install(&next) && !chain.is_fenced() && chain.accepted.is_none());
-        assert!(chain.install(&next), "again");
+        assert!(chain.install(B, &next) && !chain.is_fenced() && chain.accepted.is_none());
+        assert!(chain.install(B, &next), "again");
         assert!(matches!(chain.prepare(B, id, ballot(9, C)), Err(Rejection::Newer(_))));
     }
 
@@ -404,13 +449,20 @@ mod tests {
         assert!(next.descends_from(base.id) && fork.descends_from(base.id));
         assert!(!next.descends_from(fork.id) && !fork.descends_from(next.id));
         let mut there = Chain::new(fork.clone());
-        assert!(!there.install(&next), "of another branch");
+        assert!(!there.install(A, &next), "of another branch");
+        let mut left = Chain::new(base.clone());
+        assert!(!left.install(B, &fork), "others went on alone");
+        assert!(left.install(A, &fork));
+        assert!(next.is_rival_of(&fork) && base.is_rival_of(&fork));
+        assert!(!next.is_rival_of(&base));
         assert!(matches!(there.matches(base.id), Err(Rejection::Forked(_))));
         let closed = fork.closed(vec![A], next.id.branch);
         let joined = next.joined(closed.source());
         assert!(joined.descends_from(closed.id) && joined.descends_from(next.id));
         assert!(joined.id.epoch > closed.id.epoch.max(next.id.epoch));
-        assert!(Chain::new(closed).install(&joined));
+        assert!(Chain::new(closed).install(A, &joined));
+        let mut absent = Chain::new(fork);
+        assert!(absent.install(A, &joined), "its branch was closed without it");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::{
-    chain::{ConfigId, Configuration, Source},
+    chain::{Configuration, Source},
     message::{Attempt, Body, Carried},
     proposal::Purpose,
     shard::{Shard, Timer},
@@ -48,11 +48,7 @@ impl Shard {
         let Some(chain) = self.chain(p) else {
             return;
         };
-        let config = &chain.config;
-        let related = rival.id == config.id
-            || rival.descends_from(config.id)
-            || config.descends_from(rival.id);
-        if related || rival.closed_into.is_some() {
+        if !rival.is_rival_of(&chain.config) || rival.closed_into.is_some() {
             return;
         }
         self.learn_route(p, rival);
@@ -64,6 +60,49 @@ impl Shard {
         }
         let now = self.now.time;
         self.timers.set_by(Timer::Partition(p), now);
+        if self.owner_went_on_alone(p) {
+            // Those that it left decide what becomes of their branch.
+            let at = now + self.config.timing.rank * self.rank(p);
+            self.timers.set_by(Timer::TakeOver(p), at);
+        }
+    }
+
+    /// Whether the owner of this node's configuration is in a branch of its own by now, which
+    /// this node is no member of.
+    pub(super) fn owner_went_on_alone(&self, p: PartitionId) -> bool {
+        let Some(replica) = self.replicas.get(&p) else {
+            return false;
+        };
+        let Some(chain) = &replica.chain else {
+            return false;
+        };
+        if replica.deserted == Some(chain.config.id) {
+            return true;
+        }
+        let Some(rival) = &replica.rival else {
+            return false;
+        };
+        let config = &chain.config;
+        let left = rival.has(config.owner())
+            && rival.descends_from(config.id)
+            && rival.id.branch != config.id.branch;
+        config.owner() != self.own && left
+    }
+
+    /// The owner of this node's configuration says that it is in another branch.
+    pub(super) fn owner_is_elsewhere(&mut self, p: PartitionId, from: NodeId) {
+        let own = self.own;
+        let Some(replica) = self.replicas.get_mut(&p) else {
+            return;
+        };
+        let Some(chain) = &replica.chain else {
+            return;
+        };
+        if chain.config.owner() == from && from != own && chain.config.has(own) {
+            replica.deserted = Some(chain.config.id);
+            let at = self.now.time + self.config.timing.rank * self.rank(p);
+            self.timers.set_by(Timer::TakeOver(p), at);
+        }
     }
 
     /// An owner that has a rival gives up its branch, or tells the rival to. True if it gives up.
@@ -124,7 +163,7 @@ impl Shard {
             return;
         };
         let config = chain.config.clone();
-        if config.descends_from(closed.id) {
+        if config.ends(closed.id) {
             if owner.serving {
                 // It is joined and settled: its members may follow.
                 for member in &closed.members {
@@ -136,7 +175,7 @@ impl Shard {
             return;
         }
         let busy = owner.change.is_some() || replica.proposal.is_some() || !owner.serving;
-        if busy || closed.descends_from(config.id) || config.unmerged.is_some() {
+        if busy || closed.ends(config.id) || config.unmerged.is_some() {
             return;
         }
         let next = config.joined(closed.source());
@@ -292,9 +331,9 @@ impl Shard {
 // Both were written since the branches parted. On the side that kept its owner the epoch may not
 // have grown since, so that this may name a key that was only written before; never the reverse.
 fn is_conflict(config: &Configuration, source: &Source, own: &Version, theirs: &Version) -> bool {
-    let common = |branch: u64| source.ancestors.iter().find(|a: &&ConfigId| a.branch == branch);
     let before = |version: &Version| {
-        common(version.branch).is_some_and(|parting| version.epoch < parting.epoch)
+        let parting = source.ancestors.iter().find(|a| a.id.branch == version.branch);
+        parting.is_some_and(|parting| version.epoch < parting.id.epoch)
     };
     let of_source = theirs.branch == source.id.branch || !before(theirs);
     of_source && !before(own) && (own.branch == config.id.branch || own.branch != theirs.branch)

@@ -36,6 +36,13 @@ impl Shard {
         self.learn_configuration(p, config);
         let own = self.own;
         let attempt = Attempt::Ballot(ballot);
+        if let Some(present) = self.chain(p).map(|chain| chain.config.clone())
+            && present.is_rival_of(config)
+        {
+            self.meet_rival(p, config);
+            let why = Rejection::Diverged(Box::new(present));
+            return self.reject(from, p, id, attempt, why);
+        }
         let fencing = !self.config.omit.fencing;
         let Some(chain) = self.replica(p).chain.as_mut() else {
             return self.reject(from, p, id, attempt, Rejection::NotMember);
@@ -111,7 +118,7 @@ impl Shard {
             None if config.has(own) => replica.chain = Some(Chain::new(config.clone())),
             None => return false,
             Some(chain) => {
-                if !chain.install(config) {
+                if !chain.install(own, config) {
                     return false;
                 }
             }
@@ -149,10 +156,10 @@ impl Shard {
         let id = config.id;
         let present = self.chain(p).map(|chain| chain.config.clone());
         if let Some(present) = present
-            && present.id != id
-            && !config.descends_from(present.id)
+            && !(config.has(self.own) && config.descends_from(present.id))
+            && (present.ends(id) || present.is_rival_of(config))
         {
-            let why = if present.descends_from(id) {
+            let why = if present.ends(id) {
                 Rejection::Newer(Box::new(present))
             } else {
                 self.meet_rival(p, config);
@@ -256,7 +263,7 @@ impl Shard {
         let own = self.own;
         if let Some(chain) = self.chain(p)
             && chain.config.id != id
-            && (chain.config.descends_from(id) || chain.config.has(own))
+            && (chain.config.ends(id) || chain.config.has(own))
         {
             let why = match chain.matches(id) {
                 Err(why) => why,
@@ -344,13 +351,19 @@ impl Shard {
         let Some(replica) = self.replicas.get(&p) else {
             return;
         };
-        let (Some(chain), Some(owner)) = (&replica.chain, &replica.owner) else {
+        let Some(chain) = &replica.chain else {
             return;
         };
-        if chain.config.descends_from(id) {
-            let config = chain.config.clone();
+        let config = chain.config.clone();
+        if config.ends(id) || (config.has(from) && config.descends_from(id)) {
             return self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
         }
+        if let Err(why) = chain.matches(id) {
+            return self.reject(from, p, id, Attempt::Repair(0), why);
+        }
+        let Some(owner) = &replica.owner else {
+            return;
+        };
         let settled = owner.serving
             && owner.change.is_none()
             && !chain.config.has(from)

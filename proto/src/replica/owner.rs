@@ -171,7 +171,7 @@ impl Shard {
     }
 
     // Among members that are not gone, in their order.
-    fn rank(&self, p: PartitionId) -> u32 {
+    pub(super) fn rank(&self, p: PartitionId) -> u32 {
         let Some(chain) = self.chain(p) else {
             return 0;
         };
@@ -197,9 +197,10 @@ impl Shard {
             if self.replica(p).backoff.is_none_or(|at| now >= at) {
                 self.replica(p).backoff = Some(now + pause);
                 self.tell(owner, p, config.id, Body::MayForget, None);
+                self.tell(config.owner(), p, config.id, Body::MayForget, None);
             }
         }
-        if self.is_gone(config.owner()) {
+        if self.is_gone(config.owner()) || self.owner_went_on_alone(p) {
             let at = self.now.time + self.config.timing.rank * self.rank(p);
             self.timers.set_by(Timer::TakeOver(p), at);
         } else {
@@ -221,7 +222,7 @@ impl Shard {
                         && chain.config.owner() != own
                         && !chain.is_fenced()
                         && chain.config.closed_into.is_none()
-                        && self.is_gone(chain.config.owner())
+                        && (self.is_gone(chain.config.owner()) || self.owner_went_on_alone(p))
                 })
         });
         if due {

@@ -260,6 +260,7 @@ impl Shard {
                     return self.drive(p);
                 }
                 self.meet_rival(p, config);
+                self.owner_is_elsewhere(p, from);
             }
             _ => {}
         }

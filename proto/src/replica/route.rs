@@ -155,7 +155,7 @@ impl Shard {
             return;
         };
         let config = &chain.config;
-        let stale = config.id == route.id || config.descends_from(route.id);
+        let stale = config.id == route.id || config.ends(route.id);
         if stale || !owner.serving || route.members.first() != Some(&from) {
             return;
         }

@@ -137,6 +137,8 @@ pub(super) struct Replica {
     pub(super) sessions: BTreeMap<NodeId, Session>,
     /// A configuration of another branch, which has to be joined with this one.
     pub(super) rival: Option<Configuration>,
+    /// The configuration whose owner is in another branch by now.
+    pub(super) deserted: Option<ConfigId>,
     /// Whom to tell of the present configuration until they have it, though another owns it.
     pub(super) telling: Vec<NodeId>,
     pub(super) backoff: Option<Time>,
@@ -178,6 +180,7 @@ impl Replica {
             proposal: None,
             sessions: BTreeMap::new(),
             rival: None,
+            deserted: None,
             telling: Vec::new(),
             backoff: None,
         }
