@@ -12,7 +12,7 @@
 //! Rule A4: first the losing side's members choose to be joined; only then is what they have
 //! fetched. Rule A2: every difference is exchanged; the fork only serves to say what is a
 //! conflict. Rule A3: every key that differs is written anew under the joined epoch, larger than
-//! both, so that a leftover of the closed branch can never win by its epoch. Which of two
+//! both, with the clock that it was written by, so that a leftover of the closed branch can never win by its epoch. Which of two
 //! versions stays is decided once, by the clock, by the keeping owner; a crash in between is
 //! followed by the same decisions, since the source is closed and stays until it is settled.
 
@@ -285,10 +285,11 @@ impl Shard {
     fn write_anew(&mut self, p: PartitionId, config: &Configuration, entries: Vec<Carried>) {
         let mut anew = BTreeMap::new();
         for Carried { key, entry } in entries {
+            // With the clock of the write itself: a third branch may have to be compared yet.
             let version = Version {
                 epoch: config.id.epoch,
-                hlc: self.clock.stamp(self.now.wall),
                 branch: config.id.branch,
+                ..entry.version
             };
             anew.insert(key, Entry { version, ..entry });
         }

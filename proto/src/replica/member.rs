@@ -271,7 +271,10 @@ impl Shard {
             };
             return self.reject(from, p, id, attempt, why);
         }
-        if fills >= FILLS_IN {
+        let kept = self
+            .chain(p)
+            .is_some_and(|chain| chain.config.unmerged.is_some());
+        if fills >= FILLS_IN || kept {
             return self.reject(from, p, id, attempt, Rejection::Busy);
         }
         let replica = self.replica(p);

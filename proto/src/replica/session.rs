@@ -459,6 +459,17 @@ impl Shard {
         let Some(chain) = &replica.chain else {
             return Err(Rejection::NotMember);
         };
+        if let Attempt::Join(_) = attempt {
+            // What the closed branch has stays as it is until it is settled.
+            let unmerged = chain.config.unmerged.as_ref();
+            let joined = unmerged.is_some_and(|source| source.id == id);
+            let closed = chain.config.id == id && chain.config.closed_into.is_some();
+            return if joined || closed {
+                Ok(())
+            } else {
+                Err(Rejection::OtherAttempt)
+            };
+        }
         chain.matches(id)?;
         if !chain.config.has(self.own) {
             return Err(Rejection::NotMember);
@@ -467,14 +478,12 @@ impl Shard {
             Attempt::Ballot(ballot) if chain.promised == Some(ballot) => Ok(()),
             Attempt::Ballot(_) if self.config.omit.fencing => Ok(()),
             Attempt::Ballot(_) => Err(Rejection::OtherAttempt),
-            Attempt::Join(_) if chain.config.closed_into.is_some() => Ok(()),
-            Attempt::Join(_) => Err(Rejection::OtherAttempt),
             Attempt::Repair(_) => match chain.promised {
                 Some(ballot) => Err(Rejection::Promised(ballot)),
                 None if chain.config.owner() == from => Ok(()),
                 None => Err(Rejection::OtherAttempt),
             },
-            Attempt::Fill(_) => Err(Rejection::OtherAttempt),
+            Attempt::Fill(_) | Attempt::Join(_) => Err(Rejection::OtherAttempt),
         }
     }
 }

@@ -259,11 +259,12 @@ impl Shard {
         };
         // Of two lives' numbers none are equal.
         shard.numbers = shard.rng.random::<u64>() >> 16;
-        shard.restore()?;
+        shard.restore(partitions)?;
         Ok(shard)
     }
 
-    fn restore(&mut self) -> Result<(), StoreError> {
+    fn restore(&mut self, partitions: u16) -> Result<(), StoreError> {
+        let mut leftovers = Batch::default();
         for (partition, record) in self.store.chains()? {
             if partition % self.config.shard.1.max(1) != self.config.shard.0 {
                 continue;
@@ -308,7 +309,17 @@ impl Shard {
             replica.chain = Some(chain);
             self.replicas.insert(partition, replica);
         }
-        Ok(())
+        // Copies that were being made when the process ended: nobody counts on them.
+        for partition in (0..partitions).filter(|partition| self.is_mine(*partition)) {
+            let known = self.replicas.contains_key(&partition);
+            if !known && !self.store.page(partition, None, 1, 1)?.is_empty() {
+                leftovers.cleared.push(partition);
+            }
+        }
+        if leftovers.is_empty() {
+            return Ok(());
+        }
+        self.store.write(leftovers)
     }
 
     /// Takes in something that happened.
