@@ -21,7 +21,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::{
-    chain::{Configuration, Source},
+    chain::{Ancestor, Configuration, Source},
     message::{Attempt, Body, Carried},
     proposal::Purpose,
     shard::{Shard, Timer},
@@ -172,6 +172,14 @@ impl Shard {
                 }
                 self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
             }
+            return;
+        }
+        // It decided to be joined into one branch, and no other.
+        let chosen = closed.closed_into.is_some_and(|into| {
+            let over = |a: &Ancestor| a.over && a.id.branch == into;
+            config.id.branch == into || config.ancestors.iter().any(over)
+        });
+        if !chosen {
             return;
         }
         let busy = owner.change.is_some() || replica.proposal.is_some() || !owner.serving;
