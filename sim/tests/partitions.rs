@@ -89,7 +89,7 @@ fn one_seed() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
     let strict = std::env::var("STRICT").is_ok();
     let faults = Faults {
-        dead: 1,
+        dead: number("DEAD").unwrap_or(1) as usize,
         power: false,
         cuts: strict || std::env::var("CUTS").is_ok(),
         seconds: number("SECONDS").unwrap_or(15),

@@ -469,8 +469,15 @@ impl Shard {
                 _ => {}
             }
         }
-        if let Attempt::Fill(_) = attempt {
-            self.fill_rejected(from, p, why);
+        match (attempt, why) {
+            (Attempt::Fill(_), _) => self.fill_rejected(from, p, why),
+            // Another branch, a rival of this one, has joined that one already and settled it: what
+            // it had comes from there.
+            (Attempt::Join(_), Rejection::Newer(config)) if known => {
+                self.meet_rival(p, config);
+                self.join_is_over(p);
+            }
+            _ => {}
         }
     }
 

@@ -466,6 +466,8 @@ impl Shard {
             let closed = chain.config.id == id && chain.config.closed_into.is_some();
             return if joined || closed {
                 Ok(())
+            } else if chain.config.ends(id) {
+                Err(Rejection::Newer(Box::new(chain.config.clone())))
             } else {
                 Err(Rejection::OtherAttempt)
             };
