@@ -25,7 +25,7 @@ use tokio::sync::Semaphore;
 use crate::handle::Handle;
 use connections::Bounded;
 use metrics::EventCounts;
-use token::Token;
+use token::CurrentToken;
 
 /// The largest body of a request (bytes).
 pub const MAX_BODY: usize = 64 * 1024;
@@ -42,13 +42,13 @@ const LAST_REQUESTS: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, Default)]
 pub struct ApiOptions {
     /// What clients must show, if anything.
-    pub token: Option<Token>,
+    pub token: CurrentToken,
 }
 
 #[derive(Clone, Debug)]
 struct App {
     handle: Handle,
-    token: Option<Token>,
+    token: CurrentToken,
     /// The interface can be reached from this machine only.
     local: bool,
     followers: Arc<Semaphore>,

@@ -24,7 +24,10 @@ use std::{
 
 use kith_proto::{config::Config, wire::keyring::Key};
 
-use crate::api::token::Token;
+use crate::{
+    api::token::Token,
+    tls::{Certificates, CertificatesError},
+};
 use layer::{Layer, LogFormat, Origin, Origins};
 use resolve::Resolver;
 
@@ -47,6 +50,8 @@ pub struct Settings {
     pub data_dir: Option<PathBuf>,
     /// The cluster key.
     pub key: Option<Key>,
+    /// The operator's own certificates for peer streams.
+    pub certificates: Option<Certificates>,
     /// What HTTP clients must show.
     pub token: Option<Token>,
     /// Starts without key or token where that is refused otherwise.
@@ -111,6 +116,9 @@ pub enum SettingsError {
         /// What would be right.
         allowed: String,
     },
+    /// The operator's certificates cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] CertificatesError),
     /// The settings do not fit together, or are not safe; the text says what to do.
     #[error("{0}")]
     Unfit(String),

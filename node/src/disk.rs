@@ -98,11 +98,7 @@ pub enum DiskError {
         holder: Option<u32>,
     },
     /// The system does not let us.
-    #[error(
-        "cannot use {}: {error}. The data directory must be readable and writable for the user that \
-         Kith runs as, on a disk with free space",
-        path.display()
-    )]
+    #[error("cannot use {}: {error}. {}", path.display(), what_would_help(error))]
     Access {
         /// What was tried.
         path: PathBuf,
@@ -352,6 +348,25 @@ fn lock(directory: &Path) -> Result<File, DiskError> {
         .and_then(|()| writeln!(file, "{}", std::process::id()))
         .map_err(|error| access(&path, error))?;
     Ok(file)
+}
+
+fn what_would_help(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "The data directory (--data-dir) must be readable and writable for the user that Kith runs \
+             as; `ls -ld` shows whose it is"
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "The disk of the data directory (--data-dir) is full: make room on it, or give Kith another"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "The data directory (--data-dir) must be on a file system that can be written to"
+        }
+        _ => {
+            "The data directory (--data-dir) must be a directory that the user that Kith runs as can \
+             read and write, on a disk with free space"
+        }
+    }
 }
 
 fn access(path: &Path, error: io::Error) -> DiskError {

@@ -22,7 +22,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use kith_proto::{
     core::Core,
     input::{Command, Input, RequestId},
-    output::{Answer, Output, Stop},
+    output::{Answer, Output, Refusal, Stop},
     time::Time,
     wire::keyring::Keyring,
 };
@@ -40,7 +40,7 @@ use crate::{
     handle::Request,
     log_event,
     peer::{Peers, Report},
-    tls::TlsSetup,
+    tls::{Certificates, TlsError, TlsSetup},
     udp::GossipSocket,
     views,
 };
@@ -69,6 +69,7 @@ pub(crate) struct Driver {
     pub(crate) replies: Replies,
     pub(crate) disk: Disk,
     pub(crate) keys: Keyring,
+    pub(crate) certificates: Option<Certificates>,
     pub(crate) events: Arc<EventLog>,
     pub(crate) host: views::Host,
     pub(crate) counters: Arc<HostCounters>,
@@ -128,7 +129,7 @@ impl Driver {
                 return stop;
             }
             if self.due().is_some() {
-                self.core.handle(self.clock.now(), Input::Tick);
+                self.feed(Input::Tick);
             }
         }
     }
@@ -143,21 +144,36 @@ impl Driver {
     /// Before time passes: lets the tasks that read sockets run, and takes what they bring.
     /// Once is enough for a node that is on time; one that is late may have much to read.
     async fn settle(&mut self, due: Time) -> Option<Stop> {
-        let late_by = self.clock.now().saturating_since(due);
+        let mut late_by = self.clock.now().saturating_since(due);
         if late_by <= LATE {
+            let before = self.clock.now();
             yield_now().await;
             self.absorb();
-            return self.carry_out();
+            if let Some(stop) = self.carry_out() {
+                return Some(stop);
+            }
+            // A starved process is interrupted while it runs, not while it waits: perhaps
+            // between the system's answer about its sockets and this line.
+            late_by = self.clock.now().saturating_since(before);
+            if late_by <= LATE {
+                return None;
+            }
         }
         self.counters.late_wakeups.up();
         tracing::debug!(target: "kith", ?late_by, "this process was kept from running");
+        self.catch_up().await
+    }
+
+    async fn catch_up(&mut self) -> Option<Stop> {
         for round in 1..=*CATCH_UP_ROUNDS.end() {
+            let before = self.clock.now();
             sleep(CATCH_UP_PAUSE).await;
             let brought = self.absorb();
             if let Some(stop) = self.carry_out() {
                 return Some(stop);
             }
-            if brought == 0 && round >= *CATCH_UP_ROUNDS.start() {
+            let is_late_again = self.clock.now().saturating_since(before) > LATE;
+            if brought == 0 && !is_late_again && round >= *CATCH_UP_ROUNDS.start() {
                 break;
             }
         }
@@ -193,6 +209,8 @@ impl Driver {
     }
 
     fn feed(&mut self, input: Input) {
+        #[cfg(test)]
+        tests::note(&input);
         self.core.handle(self.clock.now(), input);
     }
 
@@ -218,8 +236,27 @@ impl Driver {
                 all.extend(self.counters.snapshot());
                 answer(reply, all);
             }
+            Request::Settings(settings, reply) => {
+                self.host.settings = settings;
+                answer(reply, ());
+            }
+            Request::KeyGiven(key, reply) => {
+                self.disk.set_given(Some(key));
+                let kept = self.disk.store_keys(&self.keys);
+                answer(reply, kept.map_err(|error| error.to_string()));
+            }
+            Request::Certificates(certificates, reply) => {
+                answer(reply, self.use_certificates(certificates));
+            }
             Request::Command(command, reply) => self.command(command, reply),
         }
+    }
+
+    fn use_certificates(&mut self, certificates: Option<Certificates>) -> Result<(), TlsError> {
+        let tls = TlsSetup::new(&self.keys, certificates.as_ref())?;
+        self.peers.set_tls(tls);
+        self.certificates = certificates;
+        Ok(())
     }
 
     fn command(&mut self, command: Command, reply: oneshot::Sender<Answer>) {
@@ -249,11 +286,11 @@ impl Driver {
                     if let Err(error) = self.disk.store_keys(&keys) {
                         return Some(broken("the cluster's keys could not be kept", &error));
                     }
-                    match TlsSetup::new(&keys) {
+                    self.keys = *keys;
+                    match TlsSetup::new(&self.keys, self.certificates.as_ref()) {
                         Ok(tls) => self.peers.set_tls(tls),
                         Err(error) => return Some(broken("new keys could not be used", &error)),
                     }
-                    self.keys = *keys;
                 }
                 Output::Event(event) => log_event::log(&self.events.publish(event)),
                 Output::Reply {
@@ -264,10 +301,23 @@ impl Driver {
                         answer(reply, what);
                     }
                 }
-                Output::Stop(stop) => return Some(stop),
+                Output::Stop(stop) => return Some(self.in_words_of_the_host(stop)),
             }
         }
         None
+    }
+
+    /// The core knows of no certificates but those that come from the cluster key.
+    fn in_words_of_the_host(&self, stop: Stop) -> Stop {
+        if let Stop::Refused(Refusal::WrongKey { address }) = &stop
+            && let Some(why) = self.peers.wrong_certificate(*address)
+        {
+            return Stop::Refused(Refusal::WrongCertificate {
+                address: *address,
+                why: why.to_owned(),
+            });
+        }
+        stop
     }
 }
 
@@ -281,3 +331,6 @@ fn broken(what: &str, error: &dyn std::error::Error) -> Stop {
     tracing::error!(target: "kith", %error, "{what}: this node stops. Mend the cause and start it again");
     Stop::LeftUncleanly(format!("{what}: {error}"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,13 @@
 //! The log of events: numbered, bounded, to be followed by any number of readers.
+//!
+//! ```text
+//!   publish ──number──► changes    the last 4,096   members, keys, warnings: few, and kept long
+//!                  └──► decisions  the last 2,048   a line for each partition: many at a time
+//!   since(n) ◄──in the order of their numbers── both
+//! ```
+//!
+//! Numbers are given in one sequence. A reader that was away so long that some are not kept any
+//! more sees a gap in them where these were, and how many they are.
 
 use std::{
     collections::VecDeque,
@@ -6,14 +15,17 @@ use std::{
     time::SystemTime,
 };
 
-use kith_proto::event::Event;
+use kith_proto::event::{Event, Severity};
 use tokio::sync::broadcast;
 
 use crate::view::EventView;
 
 /// How many past events can be asked for again (a resumed reader that was away longer is
-/// told how many it missed).
+/// told how many it missed): changes of state, and whatever matters more.
 pub const KEPT: usize = 4096;
+/// The same for decisions ([`Severity::Debug`]). One change of membership makes hundreds of
+/// them, which must not push out what happened to members.
+pub const KEPT_DECISIONS: usize = 2048;
 /// How many events a slow reader may lag behind before it misses some.
 const LAG: usize = 1024;
 
@@ -28,7 +40,8 @@ pub struct EventLog {
 #[derive(Debug, Default)]
 struct Inner {
     last_seq: u64,
-    kept: VecDeque<Arc<EventView>>,
+    changes: VecDeque<Arc<EventView>>,
+    decisions: VecDeque<Arc<EventView>>,
 }
 
 impl EventLog {
@@ -52,25 +65,29 @@ impl EventLog {
             node: self.node.clone(),
             event,
         });
-        if inner.kept.len() == KEPT {
-            inner.kept.pop_front();
+        let (kept, most) = match view.level {
+            Severity::Debug => (&mut inner.decisions, KEPT_DECISIONS),
+            Severity::Info | Severity::Warn | Severity::Error => (&mut inner.changes, KEPT),
+        };
+        if kept.len() == most {
+            kept.pop_front();
         }
-        inner.kept.push_back(Arc::clone(&view));
+        kept.push_back(Arc::clone(&view));
         // Fails only when nobody follows at the moment, which is no error.
         drop(self.live.send(Arc::clone(&view)));
         view
     }
 
-    /// All kept events after `seq`, and a receiver of everything that follows them; nothing
-    /// is missed in between.
+    /// All kept events after `seq` in their order, and a receiver of everything that follows
+    /// them; nothing is missed in between.
     pub fn since(&self, seq: u64) -> (Vec<Arc<EventView>>, broadcast::Receiver<Arc<EventView>>) {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let past = inner
-            .kept
-            .iter()
-            .filter(|view| view.seq > seq)
+        let mut past: Vec<_> = [&inner.changes, &inner.decisions]
+            .into_iter()
+            .flat_map(|kept| kept.range(kept.partition_point(|view| view.seq <= seq)..))
             .cloned()
             .collect();
+        past.sort_unstable_by_key(|view| view.seq);
         (past, self.live.subscribe())
     }
 
@@ -105,6 +122,32 @@ mod tests {
         log.publish(warning("new"));
         assert_eq!(live.try_recv().unwrap().seq, 6);
         assert_eq!(log.last_seq(), 6);
+    }
+
+    fn decision() -> Event {
+        Event::PartitionAssigned {
+            partition: 7,
+            owner: "n1".to_owned(),
+            backups: Vec::new(),
+            from: None,
+        }
+    }
+
+    #[test]
+    fn decisions_do_not_push_changes_out() {
+        let log = EventLog::new("n1");
+        let first = log.publish(warning("first"));
+        for _ in 0..KEPT_DECISIONS + 10 {
+            log.publish(decision());
+        }
+        let last = log.publish(warning("last"));
+        let (past, _live) = log.since(0);
+        assert_eq!(past.len(), KEPT_DECISIONS + 2);
+        assert_eq!((past[0].seq, past[1].seq), (first.seq, first.seq + 11));
+        assert!(past.is_sorted_by(|a, b| a.seq < b.seq));
+        assert_eq!(past.last().unwrap().seq, last.seq);
+        let (past, _live) = log.since(last.seq - 1);
+        assert_eq!(past.len(), 1);
     }
 
     #[test]

@@ -10,10 +10,12 @@ use kith_proto::{
     output::{Answer, Stop},
     wire::keyring::{Key, KeyId},
 };
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     events::EventLog,
+    tls::{Certificates, TlsError},
     view::{AgentView, KeyView, MemberView, PartitionView, SafeToStopView, StatusView},
 };
 
@@ -50,6 +52,12 @@ pub(crate) enum Request {
     Keys(oneshot::Sender<Vec<KeyView>>),
     /// Counters by metric name, for `/metrics`.
     Counters(oneshot::Sender<BTreeMap<&'static str, u64>>),
+    /// Settings that [`Self::Agent`] shows from now on.
+    Settings(BTreeMap<String, Value>, oneshot::Sender<()>),
+    /// The operator gives that key now. The answer is why it could not be remembered.
+    KeyGiven(KeyId, oneshot::Sender<Result<(), String>>),
+    /// Certificates for streams from now on.
+    Certificates(Option<Certificates>, oneshot::Sender<Result<(), TlsError>>),
     /// Something for the core.
     Command(Command, oneshot::Sender<Answer>),
 }
@@ -174,6 +182,37 @@ impl Handle {
         weight: Option<u32>,
     ) -> Result<Answer, Stopped> {
         self.command(Command::Reload { tags, weight }).await
+    }
+
+    /// Shows other settings in [`Self::agent`] from now on; changes nothing else.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn show_settings(&self, settings: BTreeMap<String, Value>) -> Result<(), Stopped> {
+        self.ask(|reply| Request::Settings(settings, reply)).await
+    }
+
+    /// Remembers across restarts that this is the key that the operator gives now. Once the
+    /// cluster has removed it, a node that is started with it knows that it is an old one.
+    /// What keys the node holds is not changed: that is [`Self::key_add`].
+    ///
+    /// # Errors
+    /// [`Stopped`]; the inner one is why it could not be written down.
+    pub async fn key_given(&self, key: KeyId) -> Result<Result<(), String>, Stopped> {
+        self.ask(|reply| Request::KeyGiven(key, reply)).await
+    }
+
+    /// Shows and accepts other certificates on peer streams that are opened from now on;
+    /// `None` mints them from the cluster key. Streams that are open stay.
+    ///
+    /// # Errors
+    /// [`Stopped`]; the inner one is why they cannot be used, and nothing has changed.
+    pub async fn use_certificates(
+        &self,
+        certificates: Option<Certificates>,
+    ) -> Result<Result<(), TlsError>, Stopped> {
+        self.ask(|reply| Request::Certificates(certificates, reply))
+            .await
     }
 
     /// What has happened, and what will: see [`EventLog`].

@@ -14,6 +14,7 @@ mod limited;
 pub mod log_event;
 pub mod logging;
 pub mod node;
+mod own_address;
 mod peer;
 mod tls;
 mod udp;

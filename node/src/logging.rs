@@ -114,6 +114,14 @@ impl Logging {
         })
     }
 
+    /// Whether [`Self::set_filter`] would take it.
+    ///
+    /// # Errors
+    /// [`LogError::Filter`].
+    pub fn check_filter(filter: &str) -> Result<(), LogError> {
+        parse(filter).map(drop)
+    }
+
     /// Changes what is logged.
     ///
     /// # Errors

@@ -12,13 +12,7 @@
 //! what is queued on its streams is sent, the streams are closed, the data directory is
 //! unlocked, and [`Handle::stopped`] tells why. Dropping handles does not stop a node.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::{IpAddr, SocketAddr, UdpSocket},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use kith_proto::{
     config::{Config, ConfigError},
@@ -36,12 +30,17 @@ use crate::{
     driver::{Driver, Replies},
     events::EventLog,
     handle::{Handle, REQUEST_QUEUE},
+    own_address::own_address,
     peer::{Limits, Peers, REPORT_QUEUE},
     tls::TlsSetup,
     udp::{GossipSocket, bind_gossip},
     views,
 };
-pub use crate::{disk::DiskError, tls::TlsError, udp::BindError};
+pub use crate::{
+    disk::DiskError,
+    tls::{CertificateFiles, Certificates, CertificatesError, TlsError},
+    udp::BindError,
+};
 
 /// What to start.
 #[derive(Debug)]
@@ -56,6 +55,8 @@ pub struct NodeOptions {
     pub data_dir: Option<PathBuf>,
     /// The cluster key.
     pub key: Option<Key>,
+    /// An operator's own certificates for peer streams; `None` mints them from the key.
+    pub certificates: Option<Certificates>,
     /// Go without a key on addresses other than loopback.
     pub insecure: bool,
     /// Effective settings by name, for `GET /v1/agent`; without secrets.
@@ -137,6 +138,7 @@ impl Node {
             listen,
             data_dir,
             key,
+            certificates,
             insecure,
             settings,
         } = options;
@@ -168,7 +170,7 @@ impl Node {
             dial: config.timing.dial_timeout,
             knock: config.timing.knock_timeout,
         };
-        let tls = TlsSetup::new(&keys)?;
+        let tls = TlsSetup::new(&keys, certificates.as_ref())?;
         let gossip = GossipSocket::new(udp, Arc::clone(&counters)).await?;
         let seed = random_seed()?;
         let clock = Clock::start();
@@ -192,6 +194,7 @@ impl Node {
             replies: Replies::default(),
             disk,
             keys,
+            certificates,
             events: Arc::clone(&events),
             host: views::Host { clock, settings },
             counters,
@@ -211,27 +214,9 @@ fn advertised(wanted: SocketAddr, bound: SocketAddr) -> Result<SocketAddr, Start
     let ip = match (wanted.ip(), bound.ip()) {
         (ip, _) if !ip.is_unspecified() => ip,
         (_, ip) if !ip.is_unspecified() => ip,
-        (_, all) => own_address(all).ok_or(StartError::NoAdvertise)?,
+        (_, all) => own_address(None, all.is_ipv6()).ok_or(StartError::NoAdvertise)?,
     };
     Ok(SocketAddr::new(ip, port))
-}
-
-/// The address that this machine uses towards the rest of the world, if it has one. Nothing
-/// is sent for it: connecting a UDP socket only asks the routing table.
-fn own_address(all: IpAddr) -> Option<IpAddr> {
-    // Addresses for documentation (RFC 5737, RFC 3849): routed like any that is far away.
-    const FAR_AWAY: [(&str, &str); 2] =
-        [("0.0.0.0:0", "192.0.2.1:9"), ("[::]:0", "[2001:db8::1]:9")];
-    let own = |(local, far): (&str, &str)| {
-        let socket = UdpSocket::bind(local).ok()?;
-        socket.connect(far).ok()?;
-        let own = socket.local_addr().ok()?.ip();
-        (!own.is_unspecified()).then_some(own)
-    };
-    FAR_AWAY
-        .into_iter()
-        .filter(|(local, _)| all.is_ipv6() || !local.starts_with('['))
-        .find_map(own)
 }
 
 /// The keys to start with, kept on the disk for the next time.
@@ -285,6 +270,7 @@ mod tests {
             listen,
             data_dir: None,
             key: None,
+            certificates: None,
             insecure: false,
             settings: BTreeMap::new(),
         }

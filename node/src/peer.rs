@@ -3,8 +3,11 @@
 //! ```text
 //!   dialler                                   accepting side
 //!   connect ───────────TCP───────────────────> accept            (at most 256 unfinished)
-//!   TLS 1.3, each shows a certificate <──────> of its cluster key
+//!   TLS 1.3, each shows a certificate <──────> of its cluster key, or of an operator
 //!           <──────────greeting, 1 byte─────── the dialler's certificate was accepted
+//!           <──────────proof, 36 bytes──────── with an operator's certificates only: that
+//!   proof ───────────────────────────────────> both hold the cluster's key
+//!           <──────────verdict, 1 byte──────── the dialler does
 //!   StreamOpened                               StreamOpened
 //!           <──────────u32 length + frame────> any number, both ways
 //!   close: what is queued, close_notify ─────> end: StreamClosed
@@ -13,7 +16,7 @@
 //!
 //! The greeting is there because a TLS 1.3 client ends its handshake before the server
 //! has judged its certificate (see [`crate::tls`]): only after it does the dialler say that
-//! the stream is open.
+//! the stream is open. The proofs are those of [`crate::tls`].
 //!
 //! A *knock* only asks a host's kernel whether anybody listens: it connects, says nothing and
 //! goes. The accepting side takes it for what it is and keeps quiet about it.
@@ -39,7 +42,7 @@ use std::{
     time::Duration,
 };
 
-use kith_proto::input::{Input, StreamId, Token};
+use kith_proto::input::{DialError, Input, StreamId, Token};
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
@@ -48,7 +51,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::stream::Outbox;
-use crate::{counters::HostCounters, limited::Limited, tls::TlsSetup};
+use crate::{
+    counters::HostCounters,
+    limited::Limited,
+    tls::{Mistrust, TlsSetup},
+};
 
 /// Connections that may be in their handshake at a time; more wait in the kernel's queue.
 pub(crate) const MAX_HANDSHAKES: usize = 256;
@@ -62,6 +69,8 @@ pub(crate) const REPORT_QUEUE: usize = 1024;
 pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// What the accepting side says first. One byte, whose value leaves room for others.
 const GREETING: u8 = 1;
+/// What it says instead to a dialler who does not prove that it holds the cluster's key.
+const WRONG_KEY: u8 = 2;
 /// Lines about strangers at the door, at most one per this.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
 
@@ -102,6 +111,17 @@ pub(crate) enum Report {
         /// Which.
         stream: StreamId,
     },
+    /// A dial did not lead to a stream.
+    DialFailed {
+        /// Which.
+        dial: Token,
+        /// Where it went.
+        to: SocketAddr,
+        /// Why.
+        error: DialError,
+        /// What one side has against the other, if that is the reason.
+        mistrust: Option<Mistrust>,
+    },
     /// What needs no more than handing on.
     Input(Input),
 }
@@ -112,6 +132,8 @@ pub(crate) struct Peers {
     shared: Arc<Shared>,
     tls: watch::Sender<TlsSetup>,
     outboxes: BTreeMap<StreamId, Outbox>,
+    /// Why the last dial failed that failed for want of trust, and whither it went.
+    mistrust: Option<(SocketAddr, Mistrust)>,
 }
 
 /// What every task of this module needs.
@@ -160,6 +182,7 @@ impl Peers {
             shared,
             tls,
             outboxes: BTreeMap::new(),
+            mistrust: None,
         }
     }
 
@@ -234,7 +257,27 @@ impl Peers {
                 self.outboxes.remove(&stream);
                 Input::StreamClosed { stream }
             }
+            Report::DialFailed {
+                dial,
+                to,
+                error,
+                mistrust,
+            } => {
+                if let Some(mistrust) = mistrust {
+                    self.mistrust = Some((to, mistrust));
+                }
+                Input::DialFailed { dial, error }
+            }
             Report::Input(input) => input,
+        }
+    }
+
+    /// What is wrong with certificates between this node and the one at that address, if the
+    /// last dial that failed for want of trust went there.
+    pub(crate) fn wrong_certificate(&self, address: SocketAddr) -> Option<&str> {
+        match &self.mistrust {
+            Some((to, Mistrust::Certificate(why))) if *to == address => Some(why),
+            _ => None,
         }
     }
 

@@ -4,30 +4,13 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+pub use kith_proto::members::table::Status;
 use kith_proto::{
     config::ClusterSettings,
     event::{Event, Severity},
     id::{ClusterId, NodeId, PartitionId},
 };
 use serde::{Deserialize, Serialize};
-
-/// How a member is seen by the agent that answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// It answers.
-    Alive,
-    /// Somebody says that it does not answer.
-    Suspect,
-    /// It was declared failed.
-    Failed,
-    /// It is going for good and hands over what it has.
-    Leaving,
-    /// It is gone, on purpose.
-    Left,
-    /// It was removed by an operator.
-    Evicted,
-}
 
 /// `GET /v1/members`: one of the list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use kith_proto::{
     core::Core,
+    event::Transport,
     id::NodeId,
-    members::table::{self, Entry},
+    members::table::Entry,
     placement::{self, Assignment},
     wire::keyring::Keyring,
 };
@@ -63,7 +64,7 @@ fn member(core: &Core, host: &Host, entry: &Entry) -> Option<MemberView> {
     Some(MemberView {
         name: record.name.clone(),
         id,
-        status: status_of(entry),
+        status: entry.status(),
         generation: entry.identity.generation,
         address: entry.identity.addr,
         http: record.http,
@@ -78,17 +79,6 @@ fn member(core: &Core, host: &Host, entry: &Entry) -> Option<MemberView> {
         software: record.software.clone(),
         is_self: id == core.table().own_id(),
     })
-}
-
-fn status_of(entry: &Entry) -> Status {
-    match entry.status() {
-        table::Status::Alive => Status::Alive,
-        table::Status::Suspect => Status::Suspect,
-        table::Status::Failed => Status::Failed,
-        table::Status::Leaving => Status::Leaving,
-        table::Status::Left => Status::Left,
-        table::Status::Evicted => Status::Evicted,
-    }
 }
 
 /// All partitions, or only the one that holds `key`.
@@ -123,7 +113,7 @@ pub(crate) fn status(core: &Core) -> StatusView {
     let mut members: BTreeMap<String, usize> = BTreeMap::new();
     let mut problems = Vec::new();
     for entry in core.table().iter().filter(|entry| entry.record.is_some()) {
-        let status = status_of(entry);
+        let status = entry.status();
         *members
             .entry(format!("{status:?}").to_lowercase())
             .or_default() += 1;
@@ -136,9 +126,15 @@ pub(crate) fn status(core: &Core) -> StatusView {
             Status::Suspect => problems.push(format!("{} is suspected", entry.name())),
             Status::Alive | Status::Leaving | Status::Left | Status::Evicted => {}
         }
-        if entry.half_blocked {
+        if entry.blocked.since(Transport::Udp).is_some() {
             problems.push(format!(
                 "UDP to {} is blocked while its stream works: look at the firewalls",
+                entry.name()
+            ));
+        }
+        if entry.blocked.since(Transport::Tcp).is_some() {
+            problems.push(format!(
+                "TCP to {} is blocked while UDP works: look at the firewalls",
                 entry.name()
             ));
         }

@@ -29,6 +29,7 @@ async fn start(number: u8, seeds: &[String]) -> Handle {
         listen,
         data_dir: None,
         key: None,
+        certificates: None,
         insecure: false,
         settings: BTreeMap::new(),
     };

@@ -8,6 +8,10 @@ use crate::id::NodeId;
 
 /// Versions of the protocol that this build speaks, oldest and newest.
 pub const PROTOCOL: (u16, u16) = (1, 1);
+/// The version after the newest. Nobody speaks it but nodes of the simulator, where rolling
+/// upgrades are tried with it: every frame of a stream between two of them carries one more
+/// field, its number.
+pub const PROTOCOL_NEXT: u16 = PROTOCOL.1 + 1;
 
 /// The most that all tags of a node may take together (bytes, keys and values).
 pub const MAX_TAGS: usize = 2048;
@@ -46,6 +50,9 @@ pub struct Config {
     pub settings: ClusterSettings,
     /// The software's version, shown to others.
     pub software: String,
+    /// Versions of the protocol that it speaks, oldest and newest: [`PROTOCOL`], but for tests
+    /// of upgrades.
+    pub protocol: (u16, u16),
     /// Time limits and periods.
     pub timing: Timing,
     /// Which mechanisms are switched on.
@@ -127,7 +134,8 @@ pub struct Timing {
     pub forget_failed: Duration,
     /// Members that left or were evicted are forgotten after this.
     pub forget_left: Duration,
-    /// Changes of membership are gathered for this long before ownership is computed anew.
+    /// Once members have not changed for this long, ownership is computed anew; in clusters of
+    /// more than 64 in proportion longer. While changes go on, after 16 times that.
     pub placement_delay: Duration,
 }
 
@@ -207,6 +215,7 @@ impl Config {
             expect: None,
             settings: ClusterSettings::default(),
             software: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol: PROTOCOL,
             timing: Timing::default(),
             detection: Detection::default(),
             max_datagram: 1400,

@@ -6,30 +6,49 @@
 //! | file | subject |
 //! |---|---|
 //! | `join` | from start to membership: seeds, bootstrap, `--expect`, resuming alone |
-//! | `streams` | dialling, which of two streams stays, the mesh, redialling the lost |
+//! | `streams` | dialling, which of two streams stays, what comes over them |
 //! | `handshake` | Hello and its answers; who may be a member |
+//! | `holders` | a joiner whose name or id a living member has already |
+//! | `duplicates` | two members with one id or one name |
+//! | `mesh` | which streams are held |
+//! | `lost` | redialling those who were lost |
 //! | `sync` | push/pull and newcomers |
-//! | `news` | records, spreading, what foca's changes mean for members |
-//! | `judge` | inquiries, accusations, suspicions, verdicts |
+//! | `news` | records, and how news spreads |
+//! | `lives` | what foca's changes and records mean for members and users |
+//! | `half_blocked` | members that only one of UDP and TCP reaches |
+//! | `inquire` | is it really gone, and how |
+//! | `judge` | accusations, suspicions, verdicts |
 //! | `direct` | pings, nacks and whatever else one member says to one other |
 //! | `leave` | stopping, leaving, evicting |
-//! | `keys` | rotation |
+//! | `keys`, `key_round` | rotation, and asking every member for it |
 //! | `ring` | whose is what, in this node's view |
+//! | `datagrams`, `outgoing`, `view` | opening and sealing; what leaves; what is shown |
 //!
 //! A host calls [`Core::handle`] for everything that happened, oldest first, then drains
 //! [`Core::poll_output`], and calls [`Input::Tick`] when [`Core::poll_timeout`] is reached.
 
+mod datagrams;
 mod direct;
+mod duplicates;
+mod half_blocked;
 mod handshake;
+mod holders;
+mod inquire;
 mod join;
 mod judge;
+mod key_round;
 mod keys;
 mod leave;
+mod lives;
+mod lost;
+mod mesh;
 mod news;
+mod outgoing;
 mod ring;
 mod streams;
 mod sync;
 mod timers;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -40,6 +59,8 @@ use std::{
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use self::{
+    datagrams::BUDDY,
+    half_blocked::DialFailure,
     join::Join,
     keys::KeyOperation,
     leave::Leaving,
@@ -49,33 +70,30 @@ use self::{
 };
 use crate::{
     config::Config,
-    event::Event,
+    event::Transport,
     id::NodeId,
     input::{Command, Input, RequestId, StreamId, Token},
     members::{
         record::Record,
-        table::{Status, Table},
+        table::{Entry, Table},
     },
-    output::{Answer, Output, Stop},
-    placement::Assignment,
+    output::{Answer, Output},
     store::{Cluster, Restored},
     swim::{
         detector::{Detector, Note},
         identity::Identity,
+        limits::Bucket,
     },
     time::Time,
     wire::{
-        codec,
-        keyring::Keyring,
-        message::{Frame, KIND_DIRECT, KIND_SWIM, KIND_SWIM_BUDDY},
+        keyring::{KeyId, Keyring},
+        message::News,
         seal::{self, Opener, Sealer},
     },
 };
 
 /// A tick that comes later than this finds that the process was paused or starved.
 const STALL: Duration = Duration::from_millis(100);
-/// Bytes that the suspicion of the receiver takes in a datagram.
-const BUDDY: usize = 2;
 
 /// Where a node is in its life.
 #[derive(Debug)]
@@ -109,22 +127,28 @@ pub struct Core {
     streams: BTreeMap<StreamId, Stream>,
     dials: BTreeMap<Token, Dial>,
     knocks: BTreeMap<Token, NodeId>,
-    mesh_failures: BTreeMap<NodeId, Time>,
+    dial_failures: BTreeMap<NodeId, DialFailure>,
+    blocked_told: Bucket,
     redial_cursor: usize,
     seeds: Vec<SocketAddr>,
+    residents: BTreeMap<SocketAddr, NodeId>,
 
     touched: BTreeSet<NodeId>,
     last_gossip: Time,
     burst_rounds: u32,
     nacks: BTreeMap<(NodeId, u8), (NodeId, Time)>,
 
-    holders: BTreeMap<NodeId, handshake::Pending>,
+    holders: BTreeMap<NodeId, holders::Pending>,
     newcomers: sync::Newcomers,
     regained: BTreeSet<NodeId>,
     healing: bool,
     key_operation: Option<KeyOperation>,
+    removed_keys: VecDeque<KeyId>,
+    claimed: Option<Time>,
     ring: Ring,
     persisted_peers: Vec<SocketAddr>,
+    /// When this node last found that it was late.
+    excused: Time,
 }
 
 impl std::fmt::Debug for Core {
@@ -179,9 +203,11 @@ impl Core {
             streams: BTreeMap::new(),
             dials: BTreeMap::new(),
             knocks: BTreeMap::new(),
-            mesh_failures: BTreeMap::new(),
+            dial_failures: BTreeMap::new(),
+            blocked_told: half_blocked::tellings(),
             redial_cursor: 0,
             seeds: Vec::new(),
+            residents: BTreeMap::new(),
             touched: BTreeSet::new(),
             last_gossip: Time::ZERO,
             burst_rounds: 0,
@@ -191,8 +217,11 @@ impl Core {
             regained: BTreeSet::new(),
             healing: false,
             key_operation: None,
+            removed_keys: VecDeque::new(),
+            claimed: None,
             ring: Ring::default(),
             persisted_peers: Vec::new(),
+            excused: Time::ZERO,
             restored,
             config,
         };
@@ -206,10 +235,13 @@ impl Core {
         if matches!(self.phase, Phase::Stopped) {
             return;
         }
-        if let Some(due) = self.poll_timeout()
-            && now > due + STALL
-        {
-            self.excuse(now, now.saturating_since(due));
+        if let Some(due) = self.poll_timeout() {
+            // All that arrived meanwhile comes before the tick, at the same moment: it was late once.
+            let asleep_since = due.max(self.excused);
+            if now > asleep_since + STALL {
+                self.excused = now;
+                self.excuse(now, now.saturating_since(asleep_since));
+            }
         }
         match input {
             Input::Tick => self.tick(now),
@@ -245,66 +277,6 @@ impl Core {
             .min()
     }
 
-    /// Everybody known.
-    pub fn table(&self) -> &Table {
-        &self.table
-    }
-
-    /// The settings it was started with, as changed since.
-    pub fn config(&self) -> &Config {
-        &self.config
-    }
-
-    /// The cluster, once it belongs to one.
-    pub fn cluster(&self) -> Option<&Cluster> {
-        self.cluster.as_ref()
-    }
-
-    /// The keys it accepts.
-    pub fn keys(&self) -> &Keyring {
-        &self.keys
-    }
-
-    /// Whose is what in this node's view.
-    pub fn assignment(&self) -> &Assignment {
-        self.ring.assignment()
-    }
-
-    /// Lifeguard's score of this node: 0 (well) to 8.
-    pub fn health_score(&self) -> u8 {
-        self.detector.health().score()
-    }
-
-    /// The smoothed round-trip time to a member, once measured.
-    pub fn rtt(&self, id: NodeId) -> Option<Duration> {
-        self.detector.rtt(id)
-    }
-
-    /// `joining`, `active`, `leaving` or `left`.
-    pub fn phase_name(&self) -> &'static str {
-        match self.phase {
-            Phase::Joining(_) => "joining",
-            Phase::Active => "active",
-            Phase::Leaving(_) => "leaving",
-            Phase::Stopped => "left",
-        }
-    }
-
-    /// Numbers for operators.
-    pub fn counters(&self) -> Counters {
-        let mut counters = self.counters.clone();
-        for (kind, count) in &self.detector.errors {
-            *counters.entry(kind).or_default() += count;
-        }
-        counters.insert("probes", self.detector.probes.1);
-        counters.insert("probes_failed", self.detector.probes.0);
-        counters.insert("health_score", u64::from(self.health_score()));
-        counters.insert("loss_ppm", u64::from(self.detector.loss().ppm()));
-        counters.insert("news_backlog", self.detector.backlog() as u64);
-        counters.insert("peer_streams", self.streams.len() as u64);
-        counters
-    }
-
     fn tick(&mut self, now: Time) {
         self.detector.tick(now);
         self.absorb(now);
@@ -329,7 +301,7 @@ impl Core {
             TimerKind::Nack => self.send_nacks(now),
             TimerKind::Placement => self.place(),
             TimerKind::Leave => self.leave_goes_on(now),
-            TimerKind::Keys => self.keys_overdue(now),
+            TimerKind::Keys => self.key_round_goes_on(now),
             TimerKind::Forget => self.forget(now),
             TimerKind::Persist => self.persist_peers(),
             TimerKind::Holder(id) => self.holder_is_silent(now, id),
@@ -377,11 +349,20 @@ impl Core {
             Note::Touched(id) => {
                 self.touched.insert(id);
             }
-            Note::Heard(id) => {
-                if let Some(entry) = self.table.get_mut(id) {
-                    entry.last_contact = Some(now);
+            Note::Heard(id) => self.table.heard(id, now),
+            Note::Claimed(seen) => {
+                // Before the table hears of it, and rarely: see `Seen::is_news`.
+                let known = self.table.get(seen.identity.id);
+                let news = known.is_none_or(|entry| {
+                    entry
+                        .swim
+                        .is_none_or(|state| seen.is_news(&entry.identity, entry.incarnation, state))
+                });
+                if news {
+                    self.touched.insert(seen.identity.id);
                 }
             }
+            Note::Reached(id) => self.unblocked(now, id, Transport::Udp),
             Note::News(sender, news) => self.hear_news(now, sender, news),
             Note::ProbeFailed(identity, sent) => self.probe_failed(now, identity, sent),
             Note::ProbeLate(identity) => self.probe_is_late(identity),
@@ -395,6 +376,8 @@ impl Core {
                 if let Some(entry) = self.table.get_mut(own) {
                     entry.identity = identity;
                 }
+                let record = Box::new(self.own_record());
+                self.detector.retract(&News::Record(record));
                 self.burst(now);
             }
         }
@@ -405,8 +388,17 @@ impl Core {
         self.count("stalls");
         self.detector.excuse(now);
         let mut again = Vec::new();
-        for entry in self.table.others_mut() {
-            let id = entry.identity.id;
+        let doubted = |entry: &Entry| entry.suspicion.is_some() || entry.inquiry.is_some();
+        let doubted: Vec<NodeId> = self
+            .table
+            .others()
+            .filter(|entry| doubted(entry))
+            .map(|entry| entry.identity.id)
+            .collect();
+        for id in doubted {
+            let Some(entry) = self.table.get_mut(id) else {
+                continue;
+            };
             if let Some(suspicion) = &mut entry.suspicion {
                 suspicion.started += late;
                 suspicion.silent_since += late;
@@ -421,158 +413,5 @@ impl Core {
             // Looked at again at once; each knows its own deadline.
             self.timers.set(kind, now);
         }
-    }
-
-    fn datagram(&mut self, now: Time, from: SocketAddr, mut data: Vec<u8>) {
-        self.count("datagrams_received");
-        self.add("datagram_bytes_received", data.len());
-        let (sender, kind, payload) = match self.opener.open(&self.keys, &mut data) {
-            Ok(opened) => (opened.sender, opened.kind, opened.payload),
-            Err(error) => {
-                let kind = match error {
-                    seal::OpenError::TooShort { .. } => "rejected_too_short",
-                    seal::OpenError::Version { .. } => "rejected_version",
-                    seal::OpenError::UnknownKey { .. } => "rejected_unknown_key",
-                    seal::OpenError::Forged => "rejected_forged",
-                    seal::OpenError::Replayed { .. } => "rejected_replayed",
-                };
-                self.reject(now, kind, &format!("a datagram from {from}: {error}"));
-                return;
-            }
-        };
-        if sender == self.table.own_id() {
-            self.count("rejected_own_id");
-            return;
-        }
-        match kind {
-            KIND_SWIM => self.swim_packet(now, sender, payload, None),
-            KIND_SWIM_BUDDY => match payload.split_first_chunk::<BUDDY>() {
-                Some((incarnation, packet)) => {
-                    let incarnation = u16::from_be_bytes(*incarnation);
-                    self.swim_packet(now, sender, packet, Some(incarnation));
-                }
-                None => self.count("rejected_malformed"),
-            },
-            KIND_DIRECT => match codec::decode(payload) {
-                Ok(direct) => self.direct(now, sender, direct),
-                Err(_) => self.count("rejected_malformed"),
-            },
-            _ => self.count("rejected_kind"),
-        }
-    }
-
-    fn send_swim(&mut self, to: Identity, packet: &[u8]) {
-        let buddy = self
-            .table
-            .get(to.id)
-            .and_then(|entry| entry.suspicion.as_ref())
-            .filter(|suspicion| suspicion.renewal == to.renewal && self.config.detection.lifeguard)
-            .map(|suspicion| suspicion.incarnation.to_be_bytes());
-        let data = match &buddy {
-            Some(incarnation) => {
-                self.sealer
-                    .seal(&self.keys, KIND_SWIM_BUDDY, &[incarnation, packet])
-            }
-            None => self.sealer.seal(&self.keys, KIND_SWIM, &[packet]),
-        };
-        self.send_datagram(to.addr, data);
-    }
-
-    fn send_datagram(&mut self, to: SocketAddr, data: Vec<u8>) {
-        self.count("datagrams_sent");
-        self.add("datagram_bytes_sent", data.len());
-        self.outputs.push_back(Output::Datagram { to, data });
-    }
-
-    fn send_frame(&mut self, stream: StreamId, frame: &Frame) {
-        self.count("frames_sent");
-        self.outputs.push_back(Output::Frame {
-            stream,
-            frame: codec::encode(frame),
-        });
-    }
-
-    fn emit(&mut self, event: Event) {
-        self.outputs.push_back(Output::Event(event));
-    }
-
-    fn warn(&mut self, kind: &str, text: String) {
-        self.emit(Event::Warning {
-            kind: kind.to_owned(),
-            text,
-        });
-    }
-
-    // Counted always, told at most once in ten seconds.
-    fn reject(&mut self, now: Time, kind: &'static str, text: &str) {
-        self.count(kind);
-        let last = self.ring.last_rejection;
-        if last.is_none_or(|last| now >= last + Duration::from_secs(10)) {
-            self.ring.last_rejection = Some(now);
-            self.warn("packet_rejected", text.to_owned());
-        }
-    }
-
-    fn reply(&mut self, request: RequestId, answer: Answer) {
-        self.outputs.push_back(Output::Reply { request, answer });
-    }
-
-    fn stop(&mut self, stop: Stop) {
-        self.phase = Phase::Stopped;
-        self.outputs.push_back(Output::Stop(stop));
-    }
-
-    fn token(&mut self) -> Token {
-        self.tokens += 1;
-        Token(self.tokens)
-    }
-
-    fn count(&mut self, what: &'static str) {
-        *self.counters.entry(what).or_default() += 1;
-    }
-
-    fn add(&mut self, what: &'static str, amount: usize) {
-        *self.counters.entry(what).or_default() += amount as u64;
-    }
-
-    fn own_record(&self) -> Record {
-        match self
-            .table
-            .get(self.table.own_id())
-            .and_then(|own| own.record.clone())
-        {
-            Some(record) => record,
-            // Never: the table is made with it. A fresh one says the same.
-            None => Record::of(&self.config),
-        }
-    }
-
-    /// Members that take part, this node included.
-    pub fn living(&self) -> usize {
-        self.table.living_others().count() + 1
-    }
-
-    fn is_member(&self) -> bool {
-        matches!(self.phase, Phase::Active | Phase::Leaving(_))
-    }
-
-    fn is_failed(&self, id: NodeId) -> bool {
-        self.table
-            .get(id)
-            .is_some_and(|entry| entry.status() == Status::Failed)
-    }
-
-    // A duration stretched by the logarithm of the cluster's size: 1 up to ten members.
-    fn scaled(&self, base: Duration) -> Duration {
-        let members = u32::try_from(self.living()).unwrap_or(u32::MAX).max(1);
-        let whole = members.ilog2();
-        let fraction = (members - (1 << whole)) * 1000 / (1 << whole);
-        // log10 in thousandths, from log2 with a straight line between powers of two.
-        let log = (whole * 1000 + fraction) * 301 / 1000;
-        base * log.max(1000) / 1000
-    }
-
-    fn jitter(&mut self, base: Duration) -> Duration {
-        base * self.rng.random_range(80..120u32) / 100
     }
 }

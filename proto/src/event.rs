@@ -36,6 +36,16 @@ pub enum Reason {
     Unresponsive,
 }
 
+/// One of the two ways to a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// Its peer stream.
+    Tcp,
+}
+
 /// Who an event is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Who {
@@ -151,13 +161,24 @@ pub enum Event {
         /// The member through which it was done.
         by: String,
     },
-    /// A member's UDP packets do not get through, while its stream works (or the reverse).
+    /// Of UDP and the peer stream only one works between this node and a member: most likely
+    /// a firewall. Never evidence of death.
     MemberHalfBlocked {
         /// Who.
         #[serde(flatten)]
         who: Who,
-        /// What does not get through: `udp` or `tcp`.
-        blocked: String,
+        /// What does not get through.
+        blocked: Transport,
+    },
+    /// What did not get through to a member does again.
+    MemberUnblocked {
+        /// Who.
+        #[serde(flatten)]
+        who: Who,
+        /// What was blocked.
+        blocked: Transport,
+        /// For how long, as far as this node saw (milliseconds).
+        blocked_ms: u64,
     },
     /// Two parts of the cluster, or a node and the rest, have found each other again.
     ClusterHealed {
@@ -216,6 +237,7 @@ impl Event {
             | Self::MemberRecovered { .. }
             | Self::MemberSuspected { .. }
             | Self::MemberLeft { .. }
+            | Self::MemberUnblocked { .. }
             | Self::ClusterHealed { .. }
             | Self::AssignmentSummary { .. }
             | Self::KeysChanged { .. } => Severity::Info,

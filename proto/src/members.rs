@@ -12,7 +12,10 @@
 //! ```
 //!
 //! A new life (larger generation) begins at alive from any state. [`record`]: what a node tells
-//! about itself. [`table`]: entries, their status, digests for synchronisation.
+//! about itself. [`table`]: entries, their status, digests for synchronisation. `tally`: what is
+//! known of all entries together. [`blocked`]: members that only one of UDP and TCP reaches.
 
+pub mod blocked;
 pub mod record;
 pub mod table;
+mod tally;

@@ -110,13 +110,26 @@ pub enum Stop {
 pub enum Refusal {
     /// No seed accepted our certificate, or we not theirs.
     #[error(
-        "wrong key: {address} does not accept this node's cluster key. Start it with the key that the \
+        "wrong key: {address} and this node do not hold the same cluster key. Start it with the key that the \
          cluster uses now (--key-file or KITH_KEY); if the key was changed while this node was away, \
          that is the new one"
     )]
     WrongKey {
         /// Who did not accept it.
         address: SocketAddr,
+    },
+    /// The same where streams use certificates that do not come from the key: the core does not
+    /// know of these, and a host that uses them says this in place of [`Self::WrongKey`].
+    #[error(
+        "wrong certificate: {address} and this node do not trust each other: {why}. All nodes of a \
+         cluster use certificates of the same authority (--tls-cert, --tls-key, --tls-ca), or none of \
+         them does"
+    )]
+    WrongCertificate {
+        /// Who did not accept it, or was not accepted.
+        address: SocketAddr,
+        /// What is wrong; in this text "it" is the node at that address.
+        why: String,
     },
     /// A member refused the handshake and said why.
     #[error("{address} refused this node: {reason}")]

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Reading order: `hash` (keys to slots, draws), `share` (what is fair), `assign` (natural
-//! choice, then owners), `balance` (the least changes that keep bounds), `diff`.
+//! choice, then owners), `balance` (the least changes that keep bounds), `diff`, `placer` (the
+//! same question is not answered twice).
 //!
 //! # What is promised
 //!
@@ -75,6 +76,7 @@ mod assign;
 mod balance;
 mod diff;
 mod hash;
+mod placer;
 mod share;
 
 use std::collections::BTreeMap;
@@ -82,6 +84,7 @@ use std::collections::BTreeMap;
 pub use assign::assign;
 pub use diff::{Diff, diff};
 pub use hash::{SLOTS, partition_of, partition_of_slot, slot, slots};
+pub use placer::Placer;
 
 use crate::id::{NodeId, PartitionId};
 

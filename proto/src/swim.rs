@@ -31,3 +31,5 @@ pub mod inquiry;
 pub mod limits;
 pub mod rtt;
 pub mod suspicion;
+
+pub use foca_codec::describe;

@@ -1,11 +1,32 @@
 //! Deterministic simulator of Kith clusters: the real protocol cores on a virtual clock.
 //!
-//! One seed decides everything: every delay, every lost packet, every fault. The same seed
-//! gives the same trace, on every machine. This is its first part: membership, with loss,
-//! crashes, restarts, pauses and cuts.
+//! One seed decides everything: the size of the cluster, every delay, every lost packet, every
+//! fault. The same seed gives the same trace, on every machine. Models: TigerBeetle's VOPR,
+//! FoundationDB's simulation, openraft's turmoil tests.
 //!
-//! - [`world`]: hosts, the network between them, the event heap.
-//! - [`report`]: what the nodes said, and when.
+//! Reading order:
+//!
+//! - [`world`]: the event heap, and what cores ask of it; with [`host`] (processes, kernels,
+//!   clocks), [`network`] (delays, loss, cuts) and [`truth`] (what really happened).
+//! - [`fault`]: what can be done to a cluster; [`scenario`]: plans of that, drawn from a seed.
+//! - [`check`]: the promises, one file each.
+//! - [`run`]: one run, from start to rest; [`report`]: what it has shown; [`trace`] and
+//!   [`view`]: for whoever looks at a failure.
+//! - [`options`], [`many`], [`compare`], [`progress`]: the command line around it.
 
+pub mod check;
+pub mod command;
+pub mod compare;
+pub mod fault;
+pub mod host;
+pub mod many;
+pub mod network;
+pub mod options;
+pub mod progress;
 pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod trace;
+pub mod truth;
+pub mod view;
 pub mod world;

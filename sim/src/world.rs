@@ -1,89 +1,96 @@
-//! The world: hosts that run real cores, a network with faults, one heap of events.
+//! The world: hosts that run real cores, the network between them, one heap of events.
 //!
-//! What a kernel would do is modelled beside what a process does: a host whose process was
-//! killed refuses connections and its streams break; a host whose process is paused accepts
-//! them, and everything that arrives waits; a host that is cut off says nothing at all.
+//! ```text
+//!   heap --> happen: a packet arrives, a timer is due, a connection is made ...
+//!              |
+//!              v
+//!     core.handle(host's own clock, input)        the very code that `node` runs
+//!              |
+//!              v   outputs, in order (carry_out)
+//!     network: how long, whether at all  -->  heap
+//! ```
+//!
+//! One generator, made from the seed, decides all that is random, and events of the same moment
+//! happen in the order in which they were scheduled: the same seed gives the same trace.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `carry_out` | what cores ask for |
+//! | `dials` | connections and knocks, with what kernels say |
+//! | `streams` | TCP: order, retransmission, resets |
+//! | `control` | what users of the world do to it: start, kill, pause, cut, ... |
+//! | `tamper` | switches for tests that break the protocol on purpose |
+
+mod carry_out;
+mod control;
+mod dials;
+mod streams;
+pub mod tamper;
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap, VecDeque},
-    net::{Ipv4Addr, SocketAddr},
+    collections::{BTreeMap, BinaryHeap},
+    net::SocketAddr,
     time::Duration,
 };
 
 use kith_proto::{
-    config::Config,
+    config::{ClusterSettings, Detection, Timing},
     core::Core,
     event::Event,
     id::NodeId,
-    input::{Command, DialError, Input, Knock, RequestId, StreamId, Token},
-    output::{Output, Stop},
-    store::{Durable, Restored},
+    input::{Input, StreamId},
+    output::{Answer, Stop},
+    placement::Placer,
     time::Time,
-    wire::keyring::{Key, Keyring},
+    wire::keyring::Keyring,
 };
-use rand::{Rng, RngExt, SeedableRng, rngs::ChaCha8Rng};
-use xxhash_rust::xxh3::Xxh3;
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
-/// Number of a host, from 0.
-pub type HostId = usize;
+pub(crate) use self::dials::Dialling;
+use self::{
+    streams::{Connections, Item},
+    tamper::Tampering,
+};
+pub use crate::host::HostId;
+use crate::{
+    host::{Host, Process, Traffic},
+    network::{Links, Network, Transport},
+    trace::{Digest, Trace},
+    truth::Truth,
+};
 
-/// How the network behaves.
-#[derive(Clone, Copy, Debug)]
-pub struct Network {
-    /// The least delay of a packet.
-    pub delay_min: Duration,
-    /// The most.
-    pub delay_max: Duration,
-    /// Datagrams lost, in thousandths.
-    pub loss: u32,
-}
-
-impl Default for Network {
-    fn default() -> Self {
-        Self {
-            delay_min: Duration::from_micros(100),
-            delay_max: Duration::from_micros(600),
-            loss: 0,
-        }
-    }
-}
-
-/// What a process is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Process {
-    Running,
-    Paused,
-    Dead,
-}
-
-struct Host {
-    core: Option<Core>,
-    process: Process,
-    address: SocketAddr,
-    config: Config,
-    seeds: Vec<String>,
-    durable: Option<Durable>,
-    waiting: VecDeque<Input>,
-    streams: BTreeMap<StreamId, (HostId, StreamId)>,
-    wake: Option<Time>,
-    stopped: Option<Stop>,
-}
+/// Conditions of [`World::run_while`] are looked at this often: they may be costly.
+const LOOK: Duration = Duration::from_millis(1);
 
 #[derive(Debug)]
 enum Happening {
-    Deliver(HostId, Input),
-    Dialled {
-        from: HostId,
-        to: SocketAddr,
-        token: Token,
+    /// A datagram reaches a host.
+    Datagram {
+        to: HostId,
+        from: SocketAddr,
+        data: Vec<u8>,
     },
-    Knocks {
-        from: HostId,
-        to: SocketAddr,
-        token: Token,
+    /// What a kernel has to tell its process, if that still is the one that it concerns.
+    Local {
+        host: HostId,
+        starts: u32,
+        input: Input,
     },
+    /// Something arrives at that end of a stream.
+    Arrives { stream: StreamId, item: Item },
+    /// What could not be sent over a stream is tried again from that end.
+    Again { stream: StreamId },
+    /// A connection attempt reaches the other host's kernel.
+    Syn(Dialling),
+    /// TLS is nearly done.
+    Handshake(Dialling),
+    /// A dialler loses patience.
+    DialEnds(Dialling),
+    /// A process's timer is due.
     Wake(HostId),
+    /// A starved host is blocked, or runs for a moment.
+    Starve { host: HostId, number: u32 },
 }
 
 struct Scheduled {
@@ -120,45 +127,88 @@ pub struct Told {
     pub event: Event,
 }
 
+/// What hosts get unless they are told otherwise.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// Time limits of their nodes.
+    pub timing: Timing,
+    /// Mechanisms of their nodes.
+    pub detection: Detection,
+    /// Settings of the cluster that the first of them bootstraps.
+    pub settings: ClusterSettings,
+    /// Places of the network; see [`crate::network`]. Host `n` stands in place `n % places`.
+    pub places: u16,
+    /// Places are failure zones too.
+    pub zones: bool,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            timing: Timing::default(),
+            detection: Detection::default(),
+            settings: ClusterSettings::default(),
+            places: 1,
+            zones: false,
+        }
+    }
+}
+
 /// Hosts, network and clock.
 pub struct World {
+    /// What hosts that are added from now on get.
+    pub defaults: Defaults,
     /// How the network behaves from now on.
     pub network: Network,
-    /// Everything that nodes told their users, oldest first.
+    /// Everything that nodes told their users, oldest first; without the lines about single
+    /// partitions, which would be most of it.
     pub told: Vec<Told>,
-    /// Datagram bytes sent by each host.
-    pub bytes: BTreeMap<HostId, u64>,
+    /// What nodes answered to commands, oldest first.
+    pub answers: Vec<(HostId, Answer)>,
+    /// What really happened.
+    pub truth: Truth,
+    /// What is written down while it happens, if anything.
+    pub trace: Option<Box<Trace>>,
     now: Time,
     hosts: Vec<Host>,
     by_address: BTreeMap<SocketAddr, HostId>,
+    links: Links,
+    connections: Connections,
     heap: BinaryHeap<Reverse<Scheduled>>,
     sequence: u64,
-    streams: u64,
-    last_delivery: BTreeMap<(HostId, StreamId), Time>,
-    cut: Vec<Option<u8>>,
     rng: ChaCha8Rng,
-    digest: Xxh3,
+    digest: Digest,
     requests: u64,
+    happened: u64,
+    tampering: Tampering,
+    // Most nodes see the same members: where partitions go is computed once for all of them.
+    placer: Placer,
 }
 
 impl World {
     /// An empty world; `seed` decides all that is random in it.
     pub fn new(seed: u64) -> Self {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
         Self {
+            defaults: Defaults::default(),
             network: Network::default(),
             told: Vec::new(),
-            bytes: BTreeMap::new(),
+            answers: Vec::new(),
+            truth: Truth::default(),
+            trace: None,
             now: Time::from_millis(1),
             hosts: Vec::new(),
             by_address: BTreeMap::new(),
+            links: Links::new(rng.random()),
+            connections: Connections::default(),
             heap: BinaryHeap::new(),
             sequence: 0,
-            streams: 0,
-            last_delivery: BTreeMap::new(),
-            cut: Vec::new(),
-            rng: ChaCha8Rng::seed_from_u64(seed),
-            digest: Xxh3::new(),
+            rng,
+            digest: Digest::default(),
             requests: 0,
+            happened: 0,
+            tampering: Tampering::default(),
+            placer: Placer::default(),
         }
     }
 
@@ -169,7 +219,12 @@ impl World {
 
     /// One number for everything that happened; equal for equal seeds.
     pub fn digest(&self) -> u64 {
-        self.digest.digest()
+        self.digest.value()
+    }
+
+    /// How many events happened.
+    pub fn happened(&self) -> u64 {
+        self.happened
     }
 
     /// Number of hosts.
@@ -184,7 +239,12 @@ impl World {
 
     /// The node of a host, if its process runs or is paused.
     pub fn core(&self, host: HostId) -> Option<&Core> {
-        self.hosts[host].core.as_ref()
+        self.hosts[host].core.as_deref()
+    }
+
+    /// What a host's process is doing.
+    pub fn process(&self, host: HostId) -> Process {
+        self.hosts[host].process
     }
 
     /// Why a host's node stopped by itself, if it did.
@@ -194,158 +254,144 @@ impl World {
 
     /// The id of a host's node.
     pub fn id(&self, host: HostId) -> NodeId {
-        self.hosts[host].config.node
+        self.hosts[host].id()
     }
 
-    /// Adds a host whose node has the given seeds, and starts it. `change` may alter its settings.
-    pub fn add(&mut self, seeds: &[HostId], change: impl FnOnce(&mut Config)) -> HostId {
-        let host = self.hosts.len();
-        let octets = (host as u32 + 1).to_be_bytes();
-        let ip = Ipv4Addr::new(10, octets[1], octets[2], octets[3]);
-        let address = SocketAddr::new(ip.into(), 7400);
-        let node = NodeId(self.rng.random());
-        let mut config = Config::new(node, &format!("n{host}"), address);
-        change(&mut config);
-        let seeds = seeds
-            .iter()
-            .map(|seed| self.hosts[*seed].address.to_string())
-            .collect();
-        self.hosts.push(Host {
-            core: None,
-            process: Process::Dead,
-            address,
-            config,
-            seeds,
-            durable: None,
-            waiting: VecDeque::new(),
-            streams: BTreeMap::new(),
-            wake: None,
-            stopped: None,
-        });
-        self.by_address.insert(address, host);
-        self.cut.push(None);
-        self.start(host);
-        host
+    /// The name of a host's node.
+    pub fn name(&self, host: HostId) -> String {
+        self.hosts[host].config.name.clone()
     }
 
-    /// Starts a host's process, with what its disk remembers.
-    pub fn start(&mut self, host: HostId) {
-        let mut seed = [0; 32];
-        self.rng.fill_bytes(&mut seed);
-        let now = self.now;
-        let it = &mut self.hosts[host];
-        let stored = it.durable.as_ref().map_or(0, |durable| durable.generation);
-        let millis = u64::try_from(now.since_origin().as_millis()).unwrap_or(u64::MAX);
-        it.config.generation = millis.max(stored + 1);
-        it.config.seeds.clone_from(&it.seeds);
-        let restored = it
-            .durable
-            .as_ref()
-            .map_or_else(Restored::default, |durable| Restored {
-                cluster: durable.cluster.clone(),
-                peers: durable.peers.clone(),
-            });
-        let keys = Keyring::new(Key::derived_from_name(&it.config.cluster));
-        it.core = Some(Core::new(it.config.clone(), keys, seed, restored, now));
-        it.process = Process::Running;
-        it.stopped = None;
-        it.wake = None;
-        self.drain(host);
+    /// The keys on a host's disk.
+    pub fn keys(&self, host: HostId) -> &Keyring {
+        &self.hosts[host].keys
     }
 
-    /// Kills a host's process: its streams break, its ports refuse.
-    pub fn kill(&mut self, host: HostId) {
-        let it = &mut self.hosts[host];
-        it.core = None;
-        it.process = Process::Dead;
-        it.waiting.clear();
-        it.wake = None;
-        let streams = std::mem::take(&mut it.streams);
-        for (_, (peer, stream)) in streams {
-            if self.connected(host, peer) {
-                self.close_at(peer, stream);
-            }
-        }
+    /// Where a host's node is reached.
+    pub fn address(&self, host: HostId) -> SocketAddr {
+        self.hosts[host].address
     }
 
-    /// Pauses a host's process (SIGSTOP): its kernel goes on, everything waits.
-    pub fn pause(&mut self, host: HostId) {
-        if self.hosts[host].process == Process::Running {
-            self.hosts[host].process = Process::Paused;
-        }
+    /// The host at an address.
+    pub fn host_at(&self, address: SocketAddr) -> Option<HostId> {
+        self.by_address.get(&address).copied()
     }
 
-    /// Lets a paused process go on.
-    pub fn resume(&mut self, host: HostId) {
-        let it = &mut self.hosts[host];
-        if it.process != Process::Paused {
-            return;
-        }
-        it.process = Process::Running;
-        let waiting = std::mem::take(&mut it.waiting);
-        let now = self.now;
-        if let Some(core) = &mut it.core {
-            for input in waiting {
-                core.handle(now, input);
-            }
-            core.handle(now, Input::Tick);
-        }
-        self.drain(host);
+    /// What a host has sent since the world began.
+    pub fn traffic(&self, host: HostId) -> Traffic {
+        self.hosts[host].traffic
     }
 
-    /// Puts hosts on a side of a split; only hosts of the same side reach each other.
-    pub fn cut(&mut self, hosts: &[HostId], side: Option<u8>) {
-        for host in hosts {
-            self.cut[*host] = side;
-        }
+    /// How long a host's node may take to leave.
+    pub fn leave_limit(&self, host: HostId) -> Duration {
+        self.hosts[host].config.timing.leave
     }
 
-    /// Gives a host's node a command.
-    pub fn command(&mut self, host: HostId, command: Command) {
-        self.requests += 1;
-        let request = RequestId(self.requests);
-        self.deliver(host, Input::Command { request, command });
+    /// Whether a host's node cannot join, since no member runs where it looks for one.
+    pub fn is_lost(&self, host: HostId) -> bool {
+        let it = &self.hosts[host];
+        let known = it.durable.iter().flat_map(|durable| durable.peers.iter());
+        let seeds = it.seeds.iter().filter_map(|seed| seed.parse().ok());
+        let mut candidates = known.copied().chain(seeds);
+        !candidates.any(|address| {
+            self.by_address
+                .get(&address)
+                .and_then(|other| self.core(*other))
+                .is_some_and(|core| core.phase_name() == "active")
+        })
+    }
+
+    /// Events that are to happen.
+    pub fn scheduled(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Inputs that wait for a paused process.
+    pub fn waiting(&self, host: HostId) -> usize {
+        self.hosts[host].waiting.len()
+    }
+
+    /// Whether two hosts reach each other both ways, with datagrams and streams alike.
+    pub fn connected(&self, a: HostId, b: HostId) -> bool {
+        self.hears(a) && self.hears(b) && self.links.connected(a, b)
+    }
+
+    /// Whether two hosts could talk to each other, both ways and not too slowly, all the time
+    /// since that moment.
+    pub fn steady_since(&self, since: Time, a: HostId, b: HostId) -> bool {
+        self.hears(a) && self.hears(b) && self.links.steady_since(since, a, b)
+    }
+
+    /// Whether nothing is cut, blocked or slow.
+    pub fn is_whole(&self) -> bool {
+        self.links.is_whole()
+    }
+
+    /// When a cut, a block or the like was last made or mended.
+    pub fn links_changed(&self) -> Time {
+        self.links.changed()
     }
 
     /// Lets time pass.
     pub fn run(&mut self, duration: Duration) {
         let until = self.now + duration;
-        self.run_until(until, |_| false);
+        while self.step(until) {}
     }
 
     /// Lets time pass until a condition holds; false if it did not within `limit`.
-    pub fn run_while(&mut self, limit: Duration, holds: impl FnMut(&Self) -> bool) -> bool {
+    pub fn run_while(&mut self, limit: Duration, mut holds: impl FnMut(&Self) -> bool) -> bool {
         let until = self.now + limit;
-        self.run_until(until, holds)
-    }
-
-    fn run_until(&mut self, until: Time, mut done: impl FnMut(&Self) -> bool) -> bool {
         let mut look_at = self.now;
         loop {
             if self.now >= look_at {
-                if done(self) {
+                if holds(self) {
                     return true;
                 }
-                // Conditions may be costly: every millisecond is often enough.
-                look_at = self.now + Duration::from_millis(1);
+                look_at = self.now + LOOK;
             }
-            match self.heap.peek() {
-                Some(Reverse(next)) if next.at <= until => {}
-                _ => {
-                    self.now = until;
-                    return done(self);
-                }
-            }
-            if let Some(Reverse(next)) = self.heap.pop() {
-                self.now = next.at;
-                self.happen(next.what);
+            if !self.step(until) {
+                return holds(self);
             }
         }
     }
 
+    /// Lets the next event happen, unless it comes after `until`: then it is `until`, and false
+    /// is returned.
+    pub fn step(&mut self, until: Time) -> bool {
+        match self.heap.peek() {
+            Some(Reverse(next)) if next.at <= until => {}
+            _ => {
+                self.now = self.now.max(until);
+                return false;
+            }
+        }
+        if let Some(Reverse(next)) = self.heap.pop() {
+            self.now = next.at;
+            self.happened += 1;
+            self.happen(next.what);
+        }
+        true
+    }
+
     fn happen(&mut self, what: Happening) {
         match what {
-            Happening::Deliver(host, input) => self.deliver(host, input),
+            Happening::Datagram { to, from, data } => {
+                self.deliver(to, Input::Datagram { from, data });
+            }
+            Happening::Local {
+                host,
+                starts,
+                input,
+            } => {
+                if self.hosts[host].starts == starts {
+                    self.deliver(host, input);
+                }
+            }
+            Happening::Arrives { stream, item } => self.arrives(stream, item),
+            Happening::Again { stream } => self.send_again(stream),
+            Happening::Syn(dialling) => self.syn(dialling),
+            Happening::Handshake(dialling) => self.handshake(dialling),
+            Happening::DialEnds(dialling) => self.dial_ends(&dialling),
             Happening::Wake(host) => {
                 if self.hosts[host].wake == Some(self.now) {
                     self.hosts[host].wake = None;
@@ -354,215 +400,88 @@ impl World {
                     }
                 }
             }
-            Happening::Dialled { from, to, token } => self.dialled(from, to, token),
-            Happening::Knocks { from, to, token } => {
-                let answer = match self.reach(from, to) {
-                    None => Knock::Silent,
-                    Some(host) if self.hosts[host].process == Process::Dead => Knock::Refused,
-                    Some(_) => Knock::Accepted,
-                };
-                let timing = &self.hosts[from].config.timing;
-                let after = match answer {
-                    Knock::Silent => timing.knock_timeout,
-                    _ => self.delay(),
-                };
-                let knock = token;
-                self.later(
-                    after,
-                    Happening::Deliver(from, Input::Knocked { knock, answer }),
-                );
-            }
+            Happening::Starve { host, number } => self.starve_turn(host, number),
         }
     }
 
+    /// Gives a process an input, or keeps it for one that is paused.
     fn deliver(&mut self, host: HostId, input: Input) {
-        let now = self.now;
-        let it = &mut self.hosts[host];
-        match it.process {
-            Process::Dead => return,
+        match self.hosts[host].process {
+            Process::Dead => {}
             Process::Paused => {
-                // A kernel keeps so much for a process, and not more.
-                if it.waiting.len() < 20_000 {
-                    it.waiting.push_back(input);
+                if !self.hosts[host].keep(input) {
+                    self.digest.add(self.now, host, b"dropped");
                 }
-                return;
             }
-            Process::Running => {}
+            Process::Running => {
+                self.handle(host, input);
+                self.drain(host);
+            }
         }
-        self.digest.update(&now.as_nanos().to_be_bytes());
-        self.digest.update(&(host as u64).to_be_bytes());
-        if let Input::Datagram { data, .. } = &input {
-            self.digest.update(data);
-        }
-        if let Some(core) = &mut it.core {
-            core.handle(now, input);
-        }
-        self.drain(host);
     }
 
-    fn drain(&mut self, host: HostId) {
-        while let Some(output) = self.hosts[host].core.as_mut().and_then(Core::poll_output) {
-            self.carry_out(host, output);
+    fn handle(&mut self, host: HostId, mut input: Input) {
+        if !self.tampering.admits(self.now, host, &mut input) {
+            return;
         }
-        let Some(core) = &self.hosts[host].core else {
+        self.digest.input(self.now, host, &input);
+        let it = &mut self.hosts[host];
+        if let Some(trace) = &mut self.trace {
+            trace.input(self.now, host, &input, &it.keys);
+        }
+        let local = it.clock.local(self.now);
+        if let Some(core) = &mut it.core {
+            core.handle(local, input);
+        }
+    }
+
+    /// Carries out what a core wants, and sets its timer.
+    fn drain(&mut self, host: HostId) {
+        while let Some(output) = self.hosts[host].core.as_mut().and_then(|c| c.poll_output()) {
+            if self.tampering.changes_outputs() {
+                for output in self.tampering.output(self.now, host, output) {
+                    self.carry_out(host, output);
+                }
+            } else {
+                self.carry_out(host, output);
+            }
+        }
+        self.set_wake(host);
+    }
+
+    fn set_wake(&mut self, host: HostId) {
+        let it = &mut self.hosts[host];
+        let Some(core) = &it.core else {
             return;
         };
-        let next = core.poll_timeout().map(|at| at.max(self.now));
+        let next = core
+            .poll_timeout()
+            .map(|at| it.clock.world(at).max(self.now));
         if let Some(at) = next
-            && self.hosts[host].wake != Some(at)
+            && it.wake != Some(at)
         {
-            self.hosts[host].wake = Some(at);
+            it.wake = Some(at);
             self.at(at, Happening::Wake(host));
         }
     }
 
-    fn carry_out(&mut self, host: HostId, output: Output) {
-        match output {
-            Output::Datagram { to, data } => {
-                *self.bytes.entry(host).or_default() += data.len() as u64 + 28;
-                let lost = self.rng.random_range(0..1000) < self.network.loss;
-                if let Some(target) = self.reach(host, to)
-                    && !lost
-                {
-                    let from = self.hosts[host].address;
-                    let after = self.delay();
-                    let input = Input::Datagram { from, data };
-                    self.later(after, Happening::Deliver(target, input));
-                }
-            }
-            Output::Dial { dial, to } => {
-                let after = self.delay();
-                let token = dial;
-                self.later(
-                    after,
-                    Happening::Dialled {
-                        from: host,
-                        to,
-                        token,
-                    },
-                );
-            }
-            Output::Knock { knock, to } => {
-                let after = self.delay();
-                let token = knock;
-                self.later(
-                    after,
-                    Happening::Knocks {
-                        from: host,
-                        to,
-                        token,
-                    },
-                );
-            }
-            Output::Frame { stream, frame } => {
-                if let Some((peer, theirs)) = self.hosts[host].streams.get(&stream).copied()
-                    && self.connected(host, peer)
-                {
-                    let stream = theirs;
-                    self.in_order(peer, stream, Input::StreamFrame { stream, frame });
-                }
-            }
-            Output::Close { stream } => {
-                if let Some((peer, theirs)) = self.hosts[host].streams.remove(&stream) {
-                    self.in_order(host, stream, Input::StreamClosed { stream });
-                    if self.connected(host, peer) {
-                        self.close_at(peer, theirs);
-                    }
-                }
-            }
-            Output::Resolve { seeds } => {
-                let seeds = seeds
-                    .into_iter()
-                    .map(|seed| {
-                        let address = seed.parse().map(|a| vec![a]);
-                        (
-                            seed,
-                            address.map_err(|e: std::net::AddrParseError| e.to_string()),
-                        )
-                    })
-                    .collect();
-                let after = self.delay();
-                self.later(after, Happening::Deliver(host, Input::Resolved { seeds }));
-            }
-            Output::Persist(durable) => self.hosts[host].durable = Some(*durable),
-            Output::Event(event) => self.told.push(Told {
-                at: self.now,
-                host,
-                event,
-            }),
-            Output::Keys(_) | Output::Reply { .. } => {}
-            Output::Stop(stop) => {
-                self.kill(host);
-                self.hosts[host].stopped = Some(stop);
-            }
-        }
-    }
-
-    fn dialled(&mut self, from: HostId, to: SocketAddr, token: Token) {
-        let target = self.reach(from, to);
-        let timeout = self.hosts[from].config.timing.dial_timeout;
-        let (after, error) = match target {
-            None => (timeout, DialError::Silent),
-            Some(host) => match self.hosts[host].process {
-                Process::Dead => (self.delay(), DialError::Refused),
-                Process::Paused => (timeout, DialError::Silent),
-                Process::Running => {
-                    self.open(from, host, token);
-                    return;
-                }
-            },
-        };
-        let dial = token;
-        self.later(
-            after,
-            Happening::Deliver(from, Input::DialFailed { dial, error }),
-        );
-    }
-
-    fn open(&mut self, from: HostId, to: HostId, token: Token) {
-        let ours = StreamId(self.streams + 1);
-        let theirs = StreamId(self.streams + 2);
-        self.streams += 2;
-        self.hosts[from].streams.insert(ours, (to, theirs));
-        self.hosts[to].streams.insert(theirs, (from, ours));
-        let opened = |stream, remote, dial| Input::StreamOpened {
-            stream,
-            remote,
-            dial,
-        };
-        let (here, there) = (self.hosts[from].address, self.hosts[to].address);
-        // The handshake of TLS takes another round trip.
-        self.in_order(to, theirs, opened(theirs, here, None));
-        self.in_order(from, ours, opened(ours, there, Some(token)));
-    }
-
-    fn close_at(&mut self, host: HostId, stream: StreamId) {
-        self.hosts[host].streams.remove(&stream);
-        self.in_order(host, stream, Input::StreamClosed { stream });
-    }
-
-    // Streams keep their order, whatever the delays.
-    fn in_order(&mut self, host: HostId, stream: StreamId, input: Input) {
-        let at = self.now + self.delay();
-        let last = self.last_delivery.entry((host, stream)).or_default();
-        *last = (*last + Duration::from_nanos(1)).max(at);
-        let at = *last;
-        self.at(at, Happening::Deliver(host, input));
-    }
-
-    fn reach(&self, from: HostId, to: SocketAddr) -> Option<HostId> {
-        let host = *self.by_address.get(&to)?;
-        self.connected(from, host).then_some(host)
-    }
-
-    fn connected(&self, a: HostId, b: HostId) -> bool {
-        self.cut[a] == self.cut[b]
-    }
-
-    fn delay(&mut self) -> Duration {
-        let (min, max) = (self.network.delay_min, self.network.delay_max);
+    /// A delay drawn for one packet.
+    fn delay(&mut self, from: HostId, to: HostId) -> Duration {
+        let (min, max) = self.links.delay(&self.network, from, to);
         let spread = u64::try_from((max - min).as_nanos()).unwrap_or(0);
         min + Duration::from_nanos(self.rng.random_range(0..=spread))
+    }
+
+    fn draw(&mut self, thousandths: u32) -> bool {
+        thousandths > 0 && self.rng.random_range(0..1000) < thousandths
+    }
+
+    fn hears(&self, host: HostId) -> bool {
+        self.hosts[host].powered && !self.hosts[host].deaf
+    }
+
+    fn reaches(&self, from: HostId, to: HostId, transport: Transport) -> bool {
+        self.hears(to) && self.links.passes(from, to, transport)
     }
 
     fn later(&mut self, after: Duration, what: Happening) {

@@ -1,43 +1,20 @@
 //! One `kith agent`: how it is started, what it has said, what can be asked of it.
 
-use std::{net::SocketAddr, path::PathBuf, process::Command, time::Duration};
+mod spec;
+
+use std::{net::SocketAddr, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
-use kith::view::{AgentView, MemberView, PartitionView, Status, StatusView};
+use kith::view::{AgentView, KeyView, MemberView, PartitionView, Status, StatusView};
 use serde_json::Value;
 
 use crate::{
     binary, http,
     log::Event,
-    netns,
     process::{Exit, Process, Signal},
     wait::{self, PATIENCE, Timeout},
 };
-
-/// How to start an agent. Kept, so that the same one can be started again.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    /// Its unique name.
-    pub name: String,
-    /// Where it listens for gossip and peers.
-    pub listen: SocketAddr,
-    /// What it tells others instead, if that is another address.
-    pub advertise: Option<SocketAddr>,
-    /// Where its HTTP interface listens; port 0 is any free one.
-    pub http: SocketAddr,
-    /// Seeds, each `host:port`.
-    pub seeds: Vec<String>,
-    /// Its data directory; an ephemeral node without.
-    pub data: Option<PathBuf>,
-    /// The file with the cluster's key; none for a cluster without.
-    pub key: Option<PathBuf>,
-    /// A configuration file.
-    pub config: Option<PathBuf>,
-    /// More flags.
-    pub more: Vec<String>,
-    /// The network namespace to run in; this process's without.
-    pub namespace: Option<String>,
-}
+pub use spec::Spec;
 
 /// What an agent says when it is a member.
 #[derive(Clone, Debug)]
@@ -54,74 +31,6 @@ pub struct Ready {
     pub members: u64,
     /// The event itself.
     pub event: Event,
-}
-
-impl Spec {
-    /// An ephemeral node without key or seeds.
-    pub fn new(name: &str, listen: SocketAddr) -> Self {
-        Self {
-            name: name.to_owned(),
-            listen,
-            advertise: None,
-            http: SocketAddr::new(listen.ip(), 0),
-            seeds: Vec::new(),
-            data: None,
-            key: None,
-            config: None,
-            more: Vec::new(),
-            namespace: None,
-        }
-    }
-
-    /// The address that others reach it at.
-    pub fn address(&self) -> SocketAddr {
-        self.advertise.unwrap_or(self.listen)
-    }
-
-    /// The command that starts it.
-    ///
-    /// # Errors
-    /// If there is no `kith` binary.
-    pub fn command(&self) -> Result<Command> {
-        let mut command = match &self.namespace {
-            None => Command::new(binary::kith()?),
-            Some(namespace) => netns::enter(namespace, binary::kith()?),
-        };
-        binary::clean_environment(&mut command);
-        command.args(["agent", "--log-format", "json", "--name", &self.name]);
-        command.args(["--listen", &self.listen.to_string()]);
-        command.args(["--http", &self.http.to_string()]);
-        if let Some(advertise) = self.advertise {
-            command.args(["--advertise", &advertise.to_string()]);
-        }
-        for seed in &self.seeds {
-            command.args(["--seed", seed]);
-        }
-        match &self.data {
-            Some(folder) => command.arg("--data-dir").arg(folder),
-            None => command.arg("--ephemeral"),
-        };
-        if let Some(key) = &self.key {
-            command.arg("--key-file").arg(key);
-        }
-        if let Some(config) = &self.config {
-            command.arg("--config").arg(config);
-        }
-        command.args(&self.more);
-        Ok(command)
-    }
-
-    /// Starts it. Does not wait until it is a member: see [`Agent::wait_ready`].
-    ///
-    /// # Errors
-    /// If the process cannot be started.
-    pub fn start(&self) -> Result<Agent> {
-        let process = Process::start(&self.name, &mut self.command()?)?;
-        Ok(Agent {
-            spec: self.clone(),
-            process,
-        })
-    }
 }
 
 /// A running (or ended) agent.
@@ -224,6 +133,25 @@ impl Agent {
     pub fn expect_named(&self, mark: usize, event: &str) -> Event {
         match self.wait_event(event, mark, PATIENCE, |e| e.name() == event) {
             Ok(event) => event,
+            Err(timeout) => panic!("{timeout}"),
+        }
+    }
+
+    /// Waits with [`PATIENCE`] for a line that is no event and contains that text, after a
+    /// position.
+    ///
+    /// # Panics
+    /// If it does not come.
+    #[track_caller]
+    pub fn expect_line(&self, mark: usize, part: &str) -> Value {
+        let what = format!("{part:?} in the log of {}", self.name());
+        let line = self.process.log().wait(&what, mark, PATIENCE, |line| {
+            let body = line.json.as_ref()?;
+            let text = body.get("message")?.as_str()?;
+            text.contains(part).then(|| body.clone())
+        });
+        match line {
+            Ok(line) => line,
             Err(timeout) => panic!("{timeout}"),
         }
     }
@@ -337,6 +265,18 @@ impl Agent {
         http::view(self.http()?, "/v1/agent")
     }
 
+    /// `GET /v1/keys`.
+    ///
+    /// # Panics
+    /// If it does not answer.
+    #[track_caller]
+    pub fn expect_keys(&self) -> Vec<KeyView> {
+        match self.http().and_then(|http| http::view(http, "/v1/keys")) {
+            Ok(keys) => keys,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
     /// Anything else; errors of the server are answers too.
     ///
     /// # Errors
@@ -428,24 +368,5 @@ mod tests {
                     kith_rejected_total{why=\"key\"} 4\nkith_members 9\n";
         assert_eq!(sum_metrics(text, "rejected"), 7.0);
         assert_eq!(sum_metrics(text, "size"), 0.0);
-    }
-
-    #[test]
-    fn the_command_has_what_the_spec_says() {
-        let mut spec = Spec::new("n1", "127.0.0.1:0".parse().unwrap());
-        spec.seeds = vec!["a:1".into(), "b:2".into()];
-        spec.data = Some("/d".into());
-        // Does not need the binary itself: only that the flags are in order.
-        let Ok(command) = spec.command() else { return };
-        let flags: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
-        let flags = flags.join(" ");
-        assert!(
-            flags.starts_with("agent --log-format json --name n1"),
-            "{flags}"
-        );
-        assert!(
-            flags.contains("--seed a:1 --seed b:2 --data-dir /d"),
-            "{flags}"
-        );
     }
 }

@@ -10,13 +10,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use kith::view::KeyView;
 use tempfile::TempDir;
 
 use crate::{
     agent::{Agent, Spec},
     host::Host,
     log::Event,
+    process,
     proxy::Network,
+    wait,
 };
 
 /// What kind of cluster.
@@ -292,6 +295,42 @@ impl Cluster {
         others
             .map(|(_, (agent, &mark))| agent.expect_event(mark, event, member))
             .collect()
+    }
+
+    /// Runs a `kith keys` command at that node, which all members have followed when it returns.
+    ///
+    /// # Panics
+    /// If not all have followed, or the command cannot be run.
+    #[track_caller]
+    pub fn change_keys(&self, index: usize, arguments: &[&str]) {
+        let arguments = [&["keys"], arguments].concat();
+        let told = self.agents[index]
+            .client(&arguments)
+            .and_then(|mut command| process::run(&mut command));
+        match told {
+            Ok((0, _)) => {}
+            Ok((code, text)) => panic!("{arguments:?}: code {code}: {text}"),
+            Err(error) => panic!("{arguments:?}: {error:#}"),
+        }
+    }
+
+    /// Waits until the keys of every node are such; gives back the first node's.
+    ///
+    /// # Panics
+    /// If they do not become so.
+    #[track_caller]
+    pub fn expect_keys(&self, wanted: impl Fn(&[KeyView]) -> bool) -> Vec<KeyView> {
+        for node in &self.agents {
+            wait::until(&format!("the keys of {}", node.name()), || {
+                let keys = node.expect_keys();
+                if wanted(&keys) {
+                    Ok(())
+                } else {
+                    Err(format!("{keys:?}"))
+                }
+            });
+        }
+        self.agents[0].expect_keys()
     }
 
     /// Checks that no node has logged any of these events, about anybody, after the marks.

@@ -13,6 +13,7 @@
 //! - [`host`]: loopback addresses that stand for machines;
 //! - [`agent`]: one `kith agent`, with the questions that can be put to it;
 //! - [`http`]: the small HTTP client behind those questions;
+//! - [`authority`]: certificates as an operator would have them;
 //! - [`cluster`]: several agents that find each other;
 //! - [`proxy`]: a network between agents that can be cut, without privileges;
 //! - [`netns`]: the same with network namespaces, faithful down to the kernel, for root only.
@@ -20,6 +21,7 @@
 //! The command `measure` in `src/bin/measure` is built on the same parts.
 
 pub mod agent;
+pub mod authority;
 pub mod binary;
 pub mod cluster;
 pub mod host;

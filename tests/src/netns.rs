@@ -57,6 +57,15 @@ pub enum Lossy {
     Everything,
 }
 
+/// What passes between two nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// Connections.
+    Tcp,
+}
+
 /// Whether network namespaces can be had here; why not if not.
 ///
 /// # Errors
@@ -199,12 +208,29 @@ impl Lan {
         ))
     }
 
-    /// Undoes [`Self::isolate`] and [`Self::split`].
+    /// From now on UDP, or TCP, does not pass between two nodes.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn block(&self, one: usize, other: usize, what: Transport) -> Result<()> {
+        let (a, b) = (self.ip(one), self.ip(other));
+        let protocol = match what {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+        };
+        self.filter(&format!(
+            "add element inet kith blocked {{ {a} . {b} . {protocol}, {b} . {a} . {protocol} }}"
+        ))
+    }
+
+    /// Undoes [`Self::isolate`], [`Self::split`] and [`Self::block`].
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn heal(&self) -> Result<()> {
-        self.filter("flush set inet kith gone\nflush set inet kith cut")
+        self.filter(
+            "flush set inet kith gone\nflush set inet kith cut\nflush set inet kith blocked",
+        )
     }
 
     /// Loses so many of 100 packets from now on; 0 for none.
@@ -281,17 +307,20 @@ impl Drop for Lan {
     }
 }
 
-/// What the hub drops: all of some nodes, all between some pairs, and some by chance.
+/// What the hub drops: all of some nodes, all or one protocol between some pairs, and some by
+/// chance.
 const RULES: &str = "\
 table inet kith {
     set gone { type ipv4_addr; }
     set cut { type ipv4_addr . ipv4_addr; }
+    set blocked { type ipv4_addr . ipv4_addr . inet_proto; }
     chain loss { }
     chain forward {
         type filter hook forward priority 0; policy accept;
         ip saddr @gone drop
         ip daddr @gone drop
         ip saddr . ip daddr @cut drop
+        ip saddr . ip daddr . meta l4proto @blocked drop
         jump loss
     }
 }";

@@ -48,14 +48,7 @@ impl Process {
     /// # Errors
     /// If it cannot be started.
     pub fn start(name: &str, command: &mut Command) -> Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("starting {command:?}"))?;
-        reaper::adopt_process(child.id());
+        let mut child = spawn(command)?;
         let log = Log::default();
         if let Some(stdout) = child.stdout.take() {
             log.follow(Source::Out, stdout);
@@ -207,15 +200,8 @@ pub fn run(command: &mut Command) -> Result<(i32, String)> {
 /// # Errors
 /// As [`run`].
 pub fn run_apart(command: &mut Command) -> Result<(i32, String, String)> {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .with_context(|| format!("starting {command:?}"))?;
+    let mut child = spawn(command)?;
     let pid = child.id();
-    reaper::adopt_process(pid);
     // Read while it runs, or it could block on a full pipe.
     let out = child.stdout.take().map(read_all);
     let err = child.stderr.take().map(read_all);
@@ -242,6 +228,18 @@ pub fn run_apart(command: &mut Command) -> Result<(i32, String, String)> {
         .code()
         .with_context(|| format!("{command:?} was ended by a signal"))?;
     Ok((code, out, err))
+}
+
+/// A child without input whose output can be read, and which does not outlive this process.
+fn spawn(command: &mut Command) -> Result<Child> {
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("starting {command:?}"))?;
+    reaper::adopt_process(child.id());
+    Ok(child)
 }
 
 fn read_all(mut stream: impl std::io::Read + Send + 'static) -> thread::JoinHandle<String> {

@@ -15,14 +15,19 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{ANSWER_TIMEOUT, App, MAX_BODY, problem::Failure};
+use super::{ANSWER_TIMEOUT, App, MAX_BODY, problem::Failure, token::Token};
 
 /// Lets a request through, or answers it with why not.
 pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
     let open = request.uri().path() == "/healthz";
+    let wanted = app.token.get();
     let checked = size(request.headers())
-        .and_then(|()| token(&app, request.headers(), open))
-        .and_then(|()| origin(&app, request.method(), request.headers()));
+        .and_then(|()| token(wanted.as_deref().filter(|_| !open), request.headers()))
+        .and_then(|()| match wanted {
+            // Whoever knows the token is no page of a stranger.
+            Some(_) => Ok(()),
+            None => origin(&app, request.method(), request.headers()),
+        });
     if let Err(failure) = checked {
         return failure.into_response();
     }
@@ -48,8 +53,8 @@ fn size(headers: &HeaderMap) -> Result<(), Failure> {
     }
 }
 
-fn token(app: &App, headers: &HeaderMap, open: bool) -> Result<(), Failure> {
-    let Some(token) = app.token.as_ref().filter(|_| !open) else {
+fn token(wanted: Option<&Token>, headers: &HeaderMap) -> Result<(), Failure> {
+    let Some(token) = wanted else {
         return Ok(());
     };
     let refused = |detail| Failure::new(StatusCode::UNAUTHORIZED, "not authorised", detail);
@@ -69,10 +74,6 @@ fn token(app: &App, headers: &HeaderMap, open: bool) -> Result<(), Failure> {
 }
 
 fn origin(app: &App, method: &Method, headers: &HeaderMap) -> Result<(), Failure> {
-    // Whoever knows the token is no page of a stranger.
-    if app.token.is_some() {
-        return Ok(());
-    }
     let refused = |detail| Failure::new(StatusCode::FORBIDDEN, "forbidden", detail);
     let text = |name| headers.get(name).and_then(|v| v.to_str().ok());
     let host = text(header::HOST).unwrap_or_default();

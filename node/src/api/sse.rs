@@ -3,8 +3,9 @@
 //! `id` is the sequence number, `event` the name, `data` the [`crate::view::EventView`]. A
 //! reader that comes back says the last number it has (`Last-Event-ID`, or `?since=`) and
 //! gets what happened since. The stream begins with the number after which it goes on (an `id`
-//! without data), so that a reader who has seen nothing yet can come back, too. What is not kept any more is told as an event `missed` with
-//! `{"missed":N}`.
+//! without data), so that a reader who has seen nothing yet can come back, too. What is not kept
+//! any more is told, where it would have stood, as an event `missed` with `{"missed":N}`: decisions
+//! about single partitions are kept less long than what happened to members.
 
 use std::{convert::Infallible, time::Duration};
 

@@ -1,6 +1,9 @@
 //! The token that clients show.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use ring::hmac;
 
@@ -12,6 +15,11 @@ pub struct Token {
     key: hmac::Key,
     tag: hmac::Tag,
 }
+
+/// What clients must show at the moment, if anything. Clones share it, so that it can be
+/// changed while the interface is served.
+#[derive(Clone, Debug, Default)]
+pub struct CurrentToken(Arc<RwLock<Option<Arc<Token>>>>);
 
 /// Text that cannot be a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,6 +62,33 @@ impl Token {
     }
 }
 
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.matches(&other.text)
+    }
+}
+
+impl Eq for Token {}
+
+impl CurrentToken {
+    /// Asks for that one, or for none.
+    pub fn new(token: Option<Token>) -> Self {
+        Self(Arc::new(RwLock::new(token.map(Arc::new))))
+    }
+
+    /// What is asked for now.
+    pub fn get(&self) -> Option<Arc<Token>> {
+        let current = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        current.clone()
+    }
+
+    /// Asks for another one from the next request on. Who follows the events goes on.
+    pub fn set(&self, token: Option<Token>) {
+        let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        *current = token.map(Arc::new);
+    }
+}
+
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Token(..)")
@@ -77,6 +112,8 @@ mod tests {
             assert!(!token.matches(wrong), "{wrong:?} matched");
         }
         assert_eq!(format!("{token:?}"), "Token(..)");
+        assert_eq!(token, Token::parse("0123456789abcdef").unwrap());
+        assert_ne!(token, Token::parse("0123456789abcdeg").unwrap());
         for wrong in ["", "short", "with space 0123456789", "0123456789abcdef\n1"] {
             assert!(Token::parse(wrong).is_err(), "{wrong:?} was taken");
         }

@@ -5,7 +5,9 @@
 //! ```
 //!
 //! SIGTERM and SIGINT: the node stops, but will be back. A second one ends the process at
-//! once. SIGHUP reads the settings again.
+//! once. SIGHUP reads the settings again: see [`reload`].
+
+mod reload;
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -24,7 +26,7 @@ use tokio::{
 
 use super::{Exit, Failure, Outcome, out, out::Out};
 use crate::{
-    api::{self, ApiOptions},
+    api::{self, ApiOptions, token::CurrentToken},
     config_file::{
         Settings, SettingsError, Sources,
         effective::{to_json, to_toml},
@@ -40,14 +42,14 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Signals so close together are one wish: `timeout` sends its signal to the process and to
 /// its group.
 const ONE_WISH: Duration = Duration::from_millis(100);
-/// Settings that SIGHUP changes; all others need a restart.
-const RELOADABLE: [&str; 3] = ["log", "tags", "weight"];
 
 #[derive(Debug, Args)]
 #[command(
     after_help = "Every setting can also be given in the environment (--data-dir as KITH_DATA_DIR) \
                   or in the file of --config (data-dir = \"...\"); flags win over the environment, \
-                  which wins over the file. [timing] and [detection] are in the file only.\n\n\
+                  which wins over the file. [timing] and [detection] are in the file only. SIGHUP \
+                  reads them all again and puts log, tags, weight, token, key and certificates in \
+                  force; the log names what takes a restart.\n\n\
                   Example: kith agent --name n1 --listen 10.0.0.1:7400 --key-file kith.key \\\n\
                   \x20                   --seed 10.0.0.2:7400 --seed 10.0.0.3:7400"
 )]
@@ -88,6 +90,7 @@ pub(super) fn run(args: AgentArgs) -> Outcome {
         .build()
         .map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
     let agent = Agent {
+        token: CurrentToken::new(settings.token.clone()),
         sources,
         settings,
         log: &log,
@@ -101,7 +104,15 @@ pub(super) fn run(args: AgentArgs) -> Outcome {
 
 impl From<SettingsError> for Failure {
     fn from(error: SettingsError) -> Self {
-        Self::usage(error.to_string())
+        match error {
+            // What was asked is right, and what is in the files is not.
+            SettingsError::Certificates(_) => Self::failed(error.to_string()),
+            SettingsError::Unreadable { .. }
+            | SettingsError::File { .. }
+            | SettingsError::Environment { .. }
+            | SettingsError::Value { .. }
+            | SettingsError::Unfit(_) => Self::usage(error.to_string()),
+        }
     }
 }
 
@@ -121,7 +132,9 @@ fn cannot_listen(flag: &str, address: SocketAddr, error: &std::io::Error) -> Fai
 
 struct Agent<'a> {
     sources: Sources,
+    /// Those in force.
     settings: Settings,
+    token: CurrentToken,
     log: &'a Logging,
     stdin_matters: bool,
 }
@@ -152,8 +165,14 @@ impl Agent<'_> {
         for warning in &self.settings.warnings {
             tracing::warn!(target: "kith::settings", "{warning}");
         }
+        let seeds = &self.settings.core.seeds;
+        if !seeds.is_empty() {
+            // What comes of it is an event, and may take a while.
+            let seeds = seeds.join(", ");
+            tracing::info!(target: "kith", "joining through {seeds}");
+        }
         let options = ApiOptions {
-            token: self.settings.token.clone(),
+            token: self.token.clone(),
         };
         let http = api::spawn(listener, handle.clone(), options)
             .map_err(|e| Failure::failed(format!("cannot serve HTTP: {e}")))?;
@@ -170,6 +189,7 @@ impl Agent<'_> {
             listen: self.settings.listen,
             data_dir: self.settings.data_dir.clone(),
             key: self.settings.key.clone(),
+            certificates: self.settings.certificates.clone(),
             insecure: self.settings.insecure,
             settings: to_json(&self.settings.effective),
         };
@@ -184,9 +204,20 @@ impl Agent<'_> {
         let limit = self.settings.core.timing.leave + GRACE;
         let mut asked: Option<Instant> = None;
         loop {
-            match signals.next(handle, asked.map(|at| at + limit)).await {
+            let deadline = asked.map(|at| at + limit);
+            let mut woken = signals.next(handle, deadline).await;
+            while matches!(woken, Woken::AskedToReload) {
+                // A new key is told to every member, and some may be slow to answer: whoever
+                // wants something else meanwhile does not wait for them.
+                woken = tokio::select! {
+                    biased;
+                    woken = signals.next(handle, deadline) => woken,
+                    () = self.reload(handle) => signals.next(handle, deadline).await,
+                };
+            }
+            match woken {
                 Woken::Stopped(stop) => return ended(stop),
-                Woken::AskedToReload => self.reload(handle).await,
+                Woken::AskedToReload => {}
                 Woken::AskedToStop(_) if asked.is_some_and(|at| at.elapsed() < ONE_WISH) => {}
                 Woken::AskedToStop(by) if asked.is_some() => {
                     return Err(Failure::failed(format!(
@@ -213,72 +244,6 @@ impl Agent<'_> {
             }
         }
     }
-
-    /// What cannot be read changes nothing; what cannot change is named.
-    async fn reload(&mut self, handle: &Handle) {
-        let new = match self.sources.load() {
-            Ok(new) => new,
-            Err(error) => {
-                tracing::warn!(target: "kith::settings", %error, "settings not reloaded");
-                return;
-            }
-        };
-        let (can, cannot) = differences(&self.settings, &new);
-        if !cannot.is_empty() {
-            let settings = cannot.join(", ");
-            tracing::warn!(target: "kith::settings", settings, "these change with a restart only");
-        }
-        if can.is_empty() {
-            tracing::info!(target: "kith::settings", "settings reloaded: nothing to change");
-            return;
-        }
-        if can.contains(&"log") {
-            match self.log.set_filter(&new.log) {
-                Ok(()) => self.settings.log.clone_from(&new.log),
-                Err(error) => tracing::warn!(target: "kith::settings", %error, "log not changed"),
-            }
-        }
-        let tags = can.contains(&"tags").then(|| new.core.tags.clone());
-        let weight = can.contains(&"weight").then_some(new.core.weight);
-        if tags.is_some() || weight.is_some() {
-            match handle.reload(tags, weight).await {
-                Ok(Answer::Refused(why)) => {
-                    tracing::warn!(target: "kith::settings", why, "settings not reloaded");
-                    return;
-                }
-                Ok(_) => {
-                    self.settings.core.tags = new.core.tags;
-                    self.settings.core.weight = new.core.weight;
-                }
-                // It has stopped meanwhile, which is told elsewhere.
-                Err(_stopped) => return,
-            }
-        }
-        let layer = &mut self.settings.effective;
-        layer.log = Some(self.settings.log.clone());
-        layer.tags.clone_from(&new.effective.tags);
-        layer.weight = new.effective.weight;
-        let settings = can.join(", ");
-        tracing::info!(target: "kith::settings", settings, "settings reloaded");
-    }
-}
-
-/// Settings with other values than before: those that can change now, and those that cannot.
-fn differences(old: &Settings, new: &Settings) -> (Vec<&'static str>, Vec<String>) {
-    let (before, after) = (to_json(&old.effective), to_json(&new.effective));
-    let differ = |name: &str| before.get(name) != after.get(name);
-    let can: Vec<&str> = RELOADABLE.into_iter().filter(|name| differ(name)).collect();
-    let mut cannot: Vec<String> = before
-        .keys()
-        .chain(after.keys().filter(|name| !before.contains_key(*name)))
-        .filter(|name| differ(name) && !RELOADABLE.contains(&name.as_str()))
-        .cloned()
-        .collect();
-    let id = |settings: &Settings| settings.key.as_ref().map(|key| key.id());
-    if id(old) != id(new) {
-        cannot.push("the cluster key (rotate it with `kith keys`)".to_owned());
-    }
-    (can, cannot)
 }
 
 impl Signals {
@@ -352,34 +317,6 @@ fn finish_http(http: JoinHandle<std::io::Result<()>>, outcome: &Outcome) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn settings(change: impl FnOnce(&mut Layer)) -> Settings {
-        let mut flags = Layer {
-            name: Some("n1".to_owned()),
-            ephemeral: Some(true),
-            ..Layer::default()
-        };
-        change(&mut flags);
-        let sources = Sources {
-            flags,
-            ..Sources::default()
-        };
-        sources.load().unwrap()
-    }
-
-    #[test]
-    fn what_can_change_is_told_from_what_cannot() {
-        let old = settings(|_| {});
-        let new = settings(|flags| {
-            flags.weight = Some(200);
-            flags.zone = Some("b".to_owned());
-            flags.log = Some("debug".to_owned());
-        });
-        let (can, cannot) = differences(&old, &new);
-        assert_eq!(can, ["log", "weight"]);
-        assert_eq!(cannot, ["zone"]);
-        assert_eq!(differences(&new, &new), (vec![], vec![]));
-    }
 
     #[test]
     fn a_port_that_is_taken_says_how_to_get_another() {

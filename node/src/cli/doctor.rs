@@ -96,6 +96,7 @@ pub(super) fn run(args: &DoctorArgs, out: &mut Out) -> Outcome {
 fn examine(settings: &Settings) -> Vec<Finding> {
     let mut findings = vec![Finding::new("settings", Verdict::Ok, "they fit together")];
     findings.extend(key(settings));
+    findings.extend(certificates(settings));
     findings.push(data_dir(settings.data_dir.as_deref()));
     findings.extend(network::examine(settings));
     findings.extend(machine::examine());
@@ -136,6 +137,21 @@ fn key(settings: &Settings) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// They were looked at when the settings were read: with what is wrong there are none.
+fn certificates(settings: &Settings) -> Option<Finding> {
+    let own = settings.certificates.as_ref()?;
+    Some(match own.expires_soon() {
+        Some(when) => {
+            let text = format!("this node's own expires on {when}: peers refuse it from then on");
+            Finding::new("certificates", Verdict::Warn, text)
+        }
+        None => {
+            let text = "this node's own is valid, and of the authorities given";
+            Finding::new("certificates", Verdict::Ok, text)
+        }
+    })
 }
 
 /// Whether it can be written, and no other process has it. What did not exist before does

@@ -29,8 +29,7 @@ pub(super) fn run(args: &KeygenArgs, out: &mut Out) -> Outcome {
     match &args.out {
         None => out.line(key.to_base64().as_str())?,
         Some(path) => {
-            write_secret(path, key.to_base64().as_str())
-                .map_err(|e| Failure::failed(format!("cannot write {}: {e}", path.display())))?;
+            write_secret(path, key.to_base64().as_str()).map_err(|e| not_written(path, &e))?;
             out.line(format!("{}: a new key, {}", path.display(), key.id()))?;
         }
     }
@@ -46,6 +45,17 @@ fn write_secret(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = options.open(path)?;
     writeln!(file, "{text}")?;
     file.sync_all()
+}
+
+fn not_written(path: &Path, error: &std::io::Error) -> Failure {
+    let path = path.display();
+    Failure::failed(match error.kind() {
+        std::io::ErrorKind::AlreadyExists => format!(
+            "{path} exists, and may hold the key of a running cluster: it is not overwritten. Give \
+             --out another name"
+        ),
+        _ => format!("cannot write {path}: {error}"),
+    })
 }
 
 #[cfg(test)]

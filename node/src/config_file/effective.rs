@@ -1,7 +1,10 @@
 //! The settings in force, as a file that could be given back with `--config`.
 
+use std::collections::BTreeMap;
+
 use clap::Args as _;
 use kith_proto::config::Timing;
+use serde_json::Value;
 
 use super::{
     Settings,
@@ -27,6 +30,9 @@ pub(super) fn layer(settings: &Settings, given: &Layer) -> Layer {
         ephemeral: settings.data_dir.is_none().then_some(true),
         key_file: given.key_file.clone(),
         key: None,
+        tls_cert: given.tls_cert.clone(),
+        tls_key: given.tls_key.clone(),
+        tls_ca: given.tls_ca.clone(),
         token_file: given.token_file.clone(),
         insecure: settings.insecure.then_some(true),
         zone: (!core.zone.is_empty()).then(|| core.zone.clone()),
@@ -110,11 +116,29 @@ fn documented(table: &str, key: &str) -> Option<&'static str> {
 }
 
 /// The settings by name, for `GET /v1/agent`.
-pub fn to_json(layer: &Layer) -> std::collections::BTreeMap<String, serde_json::Value> {
-    let Ok(serde_json::Value::Object(all)) = serde_json::to_value(layer) else {
+pub fn to_json(layer: &Layer) -> BTreeMap<String, Value> {
+    let Ok(Value::Object(all)) = serde_json::to_value(layer) else {
         unreachable!("a struct of plain values is a JSON object");
     };
     all.into_iter().filter(|(_, v)| !v.is_null()).collect()
+}
+
+/// The settings by name, those in `[timing]` and `[detection]` as `timing.burst`.
+pub type Flat = BTreeMap<String, Value>;
+
+/// The settings by name, one by one, to be compared.
+pub fn flat(layer: &Layer) -> Flat {
+    let mut flat = Flat::new();
+    for (name, value) in to_json(layer) {
+        match value {
+            Value::Object(table) if TABLES.iter().any(|(t, _)| *t == name) => {
+                let inner = table.into_iter().filter(|(_, value)| !value.is_null());
+                flat.extend(inner.map(|(key, value)| (format!("{name}.{key}"), value)));
+            }
+            value => drop(flat.insert(name, value)),
+        }
+    }
+    flat
 }
 
 /// What is said of the settings that are in files only.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     SettingsError,
-    values::{Secret, Size, Span, Tag, parse_seed},
+    values::{Secret, Size, Span, Tag, address_in_file, parse_address, parse_seed, parse_switch},
 };
 
 /// Settings that one source gives; those it does not give are `None`.
@@ -26,13 +26,16 @@ pub struct Layer {
     #[arg(long, value_name = "NAME")]
     pub cluster: Option<String>,
     /// Gossip (UDP) and peer streams (TCP); port 0 takes a free one [default: 127.0.0.1:7400]
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
+    #[serde(deserialize_with = "address_in_file")]
     pub listen: Option<SocketAddr>,
     /// Where others reach this node, if that is not where it listens
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
+    #[serde(deserialize_with = "address_in_file")]
     pub advertise: Option<SocketAddr>,
     /// HTTP interface [default: 127.0.0.1:7402]
-    #[arg(long, value_name = "IP:PORT")]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
+    #[serde(deserialize_with = "address_in_file")]
     pub http: Option<SocketAddr>,
     /// A member to join through; repeatable. Names are looked up again at every try
     #[arg(long = "seed", value_name = "HOST:PORT", value_parser = parse_seed)]
@@ -48,7 +51,7 @@ pub struct Layer {
     pub data_dir: Option<PathBuf>,
     /// Keep nothing on disk: every start is a new node
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          value_name = "BOOL", hide_possible_values = true)]
+          value_name = "BOOL", value_parser = parse_switch)]
     pub ephemeral: Option<bool>,
     /// File with the cluster key in base64 (`kith keygen` makes one); KITH_KEY gives it directly
     #[arg(long, value_name = "FILE")]
@@ -57,12 +60,22 @@ pub struct Layer {
     #[arg(skip)]
     #[serde(skip_serializing)]
     pub key: Option<Secret>,
+    /// File with this node's own certificate for peer streams, and those between it and the
+    /// authority (PEM) [default: one minted from the cluster key]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// File with its private key (PEM, not encrypted)
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// File with the authorities of which peers' certificates are accepted (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
     /// File with the token that HTTP clients must show (`Authorization: Bearer`)
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Do not refuse to start without a key, or without a token, on other addresses than loopback
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          value_name = "BOOL", hide_possible_values = true)]
+          value_name = "BOOL", value_parser = parse_switch)]
     pub insecure: Option<bool>,
     /// Failure zone (rack, hall): copies go to different ones
     #[arg(long, value_name = "ZONE")]
@@ -185,7 +198,12 @@ impl Layer {
     pub(crate) fn from_toml(text: &str, path: &std::path::Path) -> Result<Self, SettingsError> {
         toml::from_str(text).map_err(|e| SettingsError::File {
             path: path.to_owned(),
-            problem: e.to_string().trim_end().to_owned(),
+            problem: e
+                .to_string()
+                .trim_end()
+                // The words of the language that this is written in.
+                .replace("expected u32", "expected a whole number")
+                .replace("expected a sequence", "expected a list, such as [\"...\"]"),
         })
     }
 
@@ -262,7 +280,8 @@ impl Layer {
         each!(
             name "name", cluster "cluster", listen "listen", advertise "advertise", http "http",
             seeds "seeds", expect "expect", data_dir "data-dir", ephemeral "ephemeral",
-            key_file "key-file", key "key", token_file "token-file", insecure "insecure",
+            key_file "key-file", key "key", tls_cert "tls-cert", tls_key "tls-key",
+            tls_ca "tls-ca", token_file "token-file", insecure "insecure",
             zone "zone", weight "weight", tags "tags", consistency "consistency",
             partitions "partitions", copies "copies", leave_timeout "leave-timeout",
             max_datagram "max-datagram", log_format "log-format", log "log", timing "timing",

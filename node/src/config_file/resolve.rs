@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -21,7 +21,11 @@ use super::{
     values::parse_seed,
     warn_if_others_can_read,
 };
-use crate::api::token::Token;
+use crate::{
+    api::token::Token,
+    own_address::own_address,
+    tls::{CertificateFiles, Certificates},
+};
 
 /// The layers on top of each other, and where each setting is from.
 pub(super) struct Resolver {
@@ -43,6 +47,7 @@ impl Resolver {
         };
         let core = self.core(&name, advertise)?;
         let key = self.key()?;
+        let certificates = self.certificates()?;
         let token = self.token()?;
         self.refuse_open_http(http, token.is_some(), insecure)?;
         if listen.ip().is_loopback() {
@@ -61,6 +66,7 @@ impl Resolver {
             http,
             data_dir,
             key,
+            certificates,
             token,
             insecure,
             log_format: self.all.log_format.unwrap_or_default(),
@@ -176,29 +182,71 @@ impl Resolver {
     }
 
     fn key(&mut self) -> Result<Option<Key>, SettingsError> {
-        let (text, setting) = if let Some(path) = &self.all.key_file {
+        let (text, place) = if let Some(path) = &self.all.key_file {
+            let place = self.place("key-file");
             if self.all.key.is_some() {
                 return Err(SettingsError::Unfit(format!(
-                    "{} and {} both give a key; leave one out",
+                    "{} and {place} both give a key; leave one out",
                     self.place("key"),
-                    self.place("key-file")
                 )));
             }
             let text = read("the key file", path)?;
             warn_if_others_can_read(path, &mut self.warnings);
-            (text, "key-file")
+            (text, format!("{} ({place})", path.display()))
         } else if let Some(secret) = &self.all.key {
             if let Some(Origin::File { path, .. }) = self.origins.get("key") {
                 warn_if_others_can_read(path, &mut self.warnings);
             }
-            (secret.0.clone(), "key")
+            (secret.0.clone(), self.place("key"))
         } else {
             return Ok(None);
         };
         match Key::parse(text.trim()) {
             Ok(key) => Ok(Some(key)),
-            Err(e) => Err(self.wrong(setting, e.to_string(), "what `kith keygen` prints")),
+            // Which says what is allowed, too.
+            Err(e) => Err(SettingsError::Unfit(format!("{place}: {e}"))),
         }
+    }
+
+    fn certificates(&mut self) -> Result<Option<Certificates>, SettingsError> {
+        let all = &self.all;
+        let files = match (&all.tls_cert, &all.tls_key, &all.tls_ca) {
+            (None, None, None) => return Ok(None),
+            (Some(cert), Some(key), Some(ca)) => CertificateFiles {
+                cert: cert.clone(),
+                key: key.clone(),
+                ca: ca.clone(),
+            },
+            (cert, key, ca) => {
+                let each = [
+                    ("tls-cert", cert.is_some()),
+                    ("tls-key", key.is_some()),
+                    ("tls-ca", ca.is_some()),
+                ];
+                let (given, missing): (Vec<_>, Vec<_>) = each.into_iter().partition(|(_, on)| *on);
+                let given: Vec<String> = given.iter().map(|(name, _)| self.place(name)).collect();
+                let missing: Vec<String> = missing
+                    .iter()
+                    .map(|(name, _)| format!("--{name}"))
+                    .collect();
+                return Err(SettingsError::Unfit(format!(
+                    "{} without {}: certificates of one's own take all three of --tls-cert, --tls-key \
+                     and --tls-ca; with none of them they are minted from the cluster key",
+                    given.join(" and "),
+                    missing.join(" and ")
+                )));
+            }
+        };
+        let certificates = Certificates::load(&files)?;
+        warn_if_others_can_read(&files.key, &mut self.warnings);
+        if let Some(when) = certificates.expires_soon() {
+            self.warnings.push(format!(
+                "the certificate in {} expires on {when}: peers refuse it from then on. Replace the file \
+                 and send SIGHUP",
+                files.cert.display()
+            ));
+        }
+        Ok(Some(certificates))
     }
 
     fn token(&mut self) -> Result<Option<Token>, SettingsError> {
@@ -209,7 +257,10 @@ impl Resolver {
         warn_if_others_can_read(path, &mut self.warnings);
         match Token::parse(&text) {
             Ok(token) => Ok(Some(token)),
-            Err(e) => Err(self.wrong("token-file", e.to_string(), Token::ALLOWED)),
+            Err(e) => {
+                let problem = format!("{}: {e}", path.display());
+                Err(self.wrong("token-file", problem, Token::ALLOWED))
+            }
         }
     }
 
@@ -299,31 +350,6 @@ fn default_name(port: u16) -> Result<String, SettingsError> {
         )),
         (None, port) => Ok(format!("node-{port}")),
     }
-}
-
-/// The address from which this machine would speak to `towards` (or to the world), unless
-/// that is itself only. Connecting a UDP socket chooses a route and sends nothing.
-fn own_address(towards: Option<IpAddr>, ipv6: bool) -> Option<IpAddr> {
-    // Addresses for documentation (RFC 5737, RFC 3849): routed like any other, never used.
-    let world_v4 = IpAddr::from([192, 0, 2, 1]);
-    let world_v6 = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]);
-    let candidates = match towards {
-        Some(ip) => vec![ip],
-        None if ipv6 => vec![world_v6, world_v4],
-        None => vec![world_v4],
-    };
-    candidates.into_iter().find_map(|ip| {
-        let any: SocketAddr = if ip.is_ipv4() {
-            (Ipv4Addr::UNSPECIFIED, 0).into()
-        } else {
-            (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
-        };
-        let socket = UdpSocket::bind(any).ok()?;
-        socket.connect((ip, GOSSIP_PORT)).ok()?;
-        let own = socket.local_addr().ok()?.ip();
-        let plain = !own.is_loopback() && !own.is_unspecified();
-        plain.then_some(own)
-    })
 }
 
 /// The address in a seed that is given by number.

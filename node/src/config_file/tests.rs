@@ -172,6 +172,28 @@ fn impossible_values_are_refused_with_place_and_range() {
 }
 
 #[test]
+fn values_of_the_wrong_kind_are_explained_in_words_of_the_file() {
+    for (text, words) in [
+        ("weight = \"heavy\"", "a whole number"),
+        ("leave-timeout = 5", "such as \"200ms\""),
+        ("seeds = \"a:1\"", "a list"),
+        ("ephemeral = \"yes\"", "a boolean"),
+        ("listen = \"localhost:7400\"", "such as 127.0.0.1:7400"),
+    ] {
+        let setting = text.split(' ').next().unwrap();
+        Case::new().file(text).refused(&["line 1", setting, words]);
+    }
+    Case::new()
+        .env(&[("KITH_INSECURE", "maybe")])
+        .refused(&["KITH_INSECURE", "true or false"]);
+    let case = Case::new();
+    let path = case.write("bad.key", "no key");
+    let named = path.display().to_string();
+    case.flags(|flags| flags.key_file = Some(path))
+        .refused(&["--key-file", &named, "kith keygen"]);
+}
+
+#[test]
 fn what_platforms_put_into_the_environment_is_let_be() {
     let case = Case::new().env(&[
         ("KITH_PORT", "tcp://10.0.0.1:7400"),

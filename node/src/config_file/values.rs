@@ -1,8 +1,11 @@
 //! Values as people write them: `200ms`, `64KiB`, `rack=7`, and a secret that is never shown.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, net::SocketAddr, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, Visitor},
+};
 
 /// A length of time, written as `200ms`, `1m 30s`, `72h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +77,19 @@ written_as_text!(Size);
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = Span;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a length of time such as \"200ms\", \"5s\" or \"1h\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Span, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
     }
 }
 
@@ -117,6 +131,33 @@ impl FromStr for Tag {
             }),
             _ => Err(format!("{text:?} is not KEY=VALUE")),
         }
+    }
+}
+
+/// An address of this machine, written as `IP:PORT`.
+pub(crate) fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_says_nothing_more| {
+        format!(
+            "{text:?} is not IP:PORT, such as 127.0.0.1:7400, 0.0.0.0:7400 or [::]:7400 (a number, \
+             not a name)"
+        )
+    })
+}
+
+/// [`parse_address`] for a file's setting.
+pub(crate) fn address_in_file<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_address(&text).map(Some).map_err(de::Error::custom)
+}
+
+/// A switch in the environment, or given as `--flag=BOOL`.
+pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
     }
 }
 
@@ -172,6 +213,18 @@ mod tests {
             assert_eq!(span.to_string().parse(), Ok(span));
         }
         assert!("5".parse::<Span>().is_err(), "no unit");
+    }
+
+    #[test]
+    fn addresses_are_numbers() {
+        assert!(parse_address("[::]:7400").is_ok());
+        for wrong in ["localhost:7400", "7400", "127.0.0.1"] {
+            let text = parse_address(wrong).unwrap_err();
+            assert!(
+                text.contains(wrong) && text.contains("0.0.0.0:7400"),
+                "{text}"
+            );
+        }
     }
 
     #[test]

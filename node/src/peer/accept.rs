@@ -3,15 +3,15 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Instant};
 
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Duration, sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{GREETING, MAX_HANDSHAKES, Shared, stream};
-use crate::tls;
+use super::{GREETING, MAX_HANDSHAKES, Shared, WRONG_KEY, stream};
+use crate::tls::{Mistrust, PROOF_LEN, Proofs, Side};
 
 /// How long accepting rests when the system gives no more sockets.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(200);
@@ -88,27 +88,62 @@ async fn handshake(shared: &Shared, tcp: TcpStream) -> io::Result<Arrival> {
         return Ok(Arrival::Knock);
     }
     tcp.set_nodelay(true)?;
-    let mut tls = shared.tls().accept(tcp).await?;
+    let setup = shared.tls();
+    let mut tls = setup.accept(tcp).await?;
     tls.write_u8(GREETING).await?;
-    tls.flush().await?;
+    match setup.proofs() {
+        None => tls.flush().await?,
+        Some(proofs) => prove(&mut tls, proofs).await?,
+    }
     Ok(Arrival::Peer(Box::new(tls)))
+}
+
+/// Shows that this node holds the cluster's key, and looks whether the dialler does.
+async fn prove(tls: &mut TlsStream<TcpStream>, proofs: &Proofs) -> io::Result<()> {
+    let session = tls.get_ref().1;
+    let own = proofs
+        .make(Side::Acceptor, session)
+        .map_err(io::Error::other)?;
+    tls.write_all(&own).await?;
+    tls.flush().await?;
+    let mut theirs = [0; PROOF_LEN];
+    tls.read_exact(&mut theirs).await?;
+    let session = tls.get_ref().1;
+    let checked = proofs
+        .check(Side::Dialler, session, &theirs)
+        .map_err(io::Error::other)?;
+    if let Err(wrong_key) = checked {
+        // Whoever is turned away may have found out by itself, and be gone.
+        if tls.write_u8(WRONG_KEY).await.is_ok() {
+            drop(tls.shutdown().await);
+        }
+        return Err(io::Error::other(wrong_key));
+    }
+    tls.write_u8(GREETING).await?;
+    tls.flush().await
 }
 
 fn turn_away(shared: &Shared, remote: SocketAddr, error: &io::Error) {
     shared.counters.handshakes_failed.up();
-    let untrusted = tls::is_untrusted(error);
-    if untrusted {
+    let mistrust = shared.tls().mistrust(error);
+    if mistrust.is_some() {
         shared.counters.handshakes_untrusted.up();
     }
     let Some(suppressed) = shared.strangers.allow(Instant::now()) else {
         return;
     };
-    if untrusted {
-        tracing::warn!(
+    match mistrust {
+        Some(Mistrust::Key) => tracing::warn!(
             target: "kith", %remote, %error, suppressed,
             "turned away a node that does not hold this cluster's key"
-        );
-    } else {
-        tracing::debug!(target: "kith", %remote, %error, suppressed, "a connection did not become a peer stream");
+        ),
+        Some(Mistrust::Certificate(why)) => tracing::warn!(
+            target: "kith", %remote, %error, suppressed,
+            "turned away a node because of certificates: {why}"
+        ),
+        None => tracing::debug!(
+            target: "kith", %remote, %error, suppressed,
+            "a connection did not become a peer stream"
+        ),
     }
 }

@@ -4,14 +4,14 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use kith_proto::input::{DialError, Input, Knock, Token};
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
 use tokio_rustls::client::TlsStream;
 
-use super::{GREETING, Report, Shared, stream};
-use crate::tls;
+use super::{GREETING, Report, Shared, WRONG_KEY, stream};
+use crate::tls::{self, Mistrust, PROOF_LEN, Proofs, Side, TlsSetup};
 
 /// Dials, reports what came of it, and is the stream from then on.
 pub(super) async fn dial(shared: Arc<Shared>, dial: Token, to: SocketAddr) {
@@ -19,15 +19,20 @@ pub(super) async fn dial(shared: Arc<Shared>, dial: Token, to: SocketAddr) {
     let Some(outcome) = shared.stop.run_until_cancelled(limited).await else {
         return;
     };
-    match outcome.unwrap_or(Err(DialError::Silent)) {
+    match outcome.unwrap_or(Err(Failed::from(DialError::Silent))) {
         Ok(tls) => {
             shared.counters.streams_dialled.up();
             stream::run(shared, (*tls).into(), to, Some(dial)).await;
         }
-        Err(error) => {
+        Err(Failed { error, mistrust }) => {
             shared.counters.dials_failed.up();
-            tracing::trace!(target: "kith::packet", %to, ?error, "dial failed");
-            let report = Report::Input(Input::DialFailed { dial, error });
+            tracing::trace!(target: "kith::packet", %to, ?error, ?mistrust, "dial failed");
+            let report = Report::DialFailed {
+                dial,
+                to,
+                error,
+                mistrust,
+            };
             if shared.report(report).await.is_err() {
                 tracing::trace!(target: "kith::packet", %to, "nobody waits for that dial any more");
             }
@@ -54,16 +59,61 @@ pub(super) async fn knock(shared: Arc<Shared>, knock: Token, to: SocketAddr) {
     }
 }
 
-async fn open(shared: &Shared, to: SocketAddr) -> Result<Box<TlsStream<TcpStream>>, DialError> {
+/// A dial that did not lead to a stream: what the core is told, and what it is spared.
+struct Failed {
+    error: DialError,
+    mistrust: Option<Mistrust>,
+}
+
+async fn open(shared: &Shared, to: SocketAddr) -> Result<Box<TlsStream<TcpStream>>, Failed> {
+    let setup = shared.tls();
     let tcp = connect(shared, to).await.map_err(|e| not_connected(&e))?;
-    tcp.set_nodelay(true).map_err(|e| broken(&e))?;
-    let mut tls = shared.tls().connect(tcp).await.map_err(|e| broken(&e))?;
-    match tls.read_u8().await {
-        Ok(GREETING) => Ok(Box::new(tls)),
-        Ok(other) => Err(DialError::Broken(format!(
+    greeted(&setup, tcp).await.map_err(|error| {
+        let mistrust = setup.mistrust(&error);
+        Failed {
+            error: match mistrust {
+                Some(_) => DialError::Untrusted,
+                None => DialError::Broken(error.to_string()),
+            },
+            mistrust,
+        }
+    })
+}
+
+/// The handshakes on a new connection, up to where the other side takes it for a stream.
+async fn greeted(setup: &TlsSetup, tcp: TcpStream) -> io::Result<Box<TlsStream<TcpStream>>> {
+    tcp.set_nodelay(true)?;
+    let mut tls = setup.connect(tcp).await?;
+    expect_greeting(&mut tls).await?;
+    if let Some(proofs) = setup.proofs() {
+        prove(&mut tls, proofs).await?;
+    }
+    Ok(Box::new(tls))
+}
+
+/// Shows that this node holds the cluster's key, and looks whether the other side does.
+async fn prove(tls: &mut TlsStream<TcpStream>, proofs: &Proofs) -> io::Result<()> {
+    let mut theirs = [0; PROOF_LEN];
+    tls.read_exact(&mut theirs).await?;
+    let session = tls.get_ref().1;
+    let checked = proofs.check(Side::Acceptor, session, &theirs);
+    let own = proofs.make(Side::Dialler, session);
+    // Even if theirs is wrong: they want to know whom they turn away, and why.
+    tls.write_all(&own.map_err(io::Error::other)?).await?;
+    tls.flush().await?;
+    checked
+        .map_err(io::Error::other)?
+        .map_err(io::Error::other)?;
+    expect_greeting(tls).await
+}
+
+async fn expect_greeting(tls: &mut TlsStream<TcpStream>) -> io::Result<()> {
+    match tls.read_u8().await? {
+        GREETING => Ok(()),
+        WRONG_KEY => Err(io::Error::other(tls::WrongKey)),
+        other => Err(io::Error::other(format!(
             "it greets with {other} instead of {GREETING}: another version?"
         ))),
-        Err(error) => Err(broken(&error)),
     }
 }
 
@@ -86,8 +136,8 @@ async fn connect(shared: &Shared, to: SocketAddr) -> io::Result<TcpStream> {
     Ok(tcp)
 }
 
-fn not_connected(error: &io::Error) -> DialError {
-    match error.kind() {
+fn not_connected(error: &io::Error) -> Failed {
+    Failed::from(match error.kind() {
         io::ErrorKind::ConnectionRefused => DialError::Refused,
         io::ErrorKind::TimedOut
         | io::ErrorKind::HostUnreachable
@@ -96,13 +146,14 @@ fn not_connected(error: &io::Error) -> DialError {
         // What a firewall on this machine answers in place of the network.
         | io::ErrorKind::PermissionDenied => DialError::Silent,
         _ => DialError::Broken(format!("cannot connect: {error}")),
-    }
+    })
 }
 
-fn broken(error: &io::Error) -> DialError {
-    if tls::is_untrusted(error) {
-        DialError::Untrusted
-    } else {
-        DialError::Broken(error.to_string())
+impl From<DialError> for Failed {
+    fn from(error: DialError) -> Self {
+        Self {
+            error,
+            mistrust: None,
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Real sockets on this machine: what a stream promises, and what strangers may try.
 
+mod certificates;
+
 use std::{fmt::Debug, time::Instant};
 
 use kith_proto::{
@@ -37,6 +39,10 @@ impl Host {
     }
 
     fn start_at(listen: &str, key: u8, limit: Duration) -> Self {
+        Self::start_with(listen, tls(&[key]), limit)
+    }
+
+    fn start_with(listen: &str, tls: TlsSetup, limit: Duration) -> Self {
         let (_udp, listener) = bind_gossip(listen.parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let (reporter, reports) = mpsc::channel(REPORT_QUEUE);
@@ -48,7 +54,7 @@ impl Host {
         let peers = Peers::start(
             listener,
             address.ip(),
-            tls(&[key]),
+            tls,
             reporter,
             limits,
             Arc::clone(&counters),
@@ -125,7 +131,7 @@ fn tls(keys: &[u8]) -> TlsSetup {
     for n in &keys[1..] {
         ring.add(key(n)).unwrap();
     }
-    TlsSetup::new(&ring).unwrap()
+    TlsSetup::new(&ring, None).unwrap()
 }
 
 /// A dialler that is past the greeting and does as the test says.

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use foca::{Member, State};
 
-use super::{Core, Phase, timers::TimerKind};
+use super::{Core, Phase, inquire::LATE_PROBE, timers::TimerKind};
 use crate::{
+    event::Transport,
     id::{Life, NodeId},
     input::StreamId,
     members::table::Status,
-    swim::foca_codec::peek_source,
+    swim::{foca_codec::peek_source, identity::Identity},
     time::Time,
     wire::{
         codec,
@@ -17,9 +18,6 @@ use crate::{
     },
 };
 
-/// A greeting that was not answered for so long may be repeated: who has just joined may not
-/// have known us yet.
-const GREETING: Duration = Duration::from_millis(20);
 /// Nacks owed at most.
 const MAX_NACKS: usize = 1024;
 
@@ -45,7 +43,11 @@ impl Core {
             return;
         };
         if source.id != sender || source.life() != entry.life() || entry.swim.is_none() {
+            let later = source.id == sender && source.generation < entry.identity.generation;
             self.count("rejected_other_life");
+            if later {
+                self.tell_of_later_life(now, sender, source.addr);
+            }
             return;
         }
         match entry.status() {
@@ -61,7 +63,7 @@ impl Core {
         }
         self.detector.handle_packet(now, packet);
         if let Some(incarnation) = suspected {
-            self.refute(now, incarnation);
+            self.refute(now, incarnation, true);
         }
     }
 
@@ -78,17 +80,13 @@ impl Core {
     /// Measures the way to a member whose stream has just opened: whoever fails before its
     /// first probe shall not be given the longest of all timeouts.
     pub(super) fn greet(&mut self, now: Time, id: NodeId) {
+        if self.detector.rtt(id).is_some() {
+            return;
+        }
         let nonce = self.nonce();
-        let measured = self.detector.rtt(id).is_some();
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        let pending = entry
-            .greeting
-            .is_some_and(|(_, sent)| now < sent + GREETING);
-        if measured || pending {
-            return;
-        }
         entry.greeting = Some((nonce, now));
         let (to, address) = (entry.life(), entry.identity.addr);
         let body = DirectBody::Ping {
@@ -121,9 +119,7 @@ impl Core {
             self.count("rejected_unknown_sender");
             return;
         }
-        if let Some(entry) = self.table.get_mut(from.id) {
-            entry.last_contact = Some(now);
-        }
+        self.table.heard(from.id, now);
         match body {
             DirectBody::Ping {
                 to,
@@ -171,9 +167,8 @@ impl Core {
         if let Some((renewal, incarnation)) = suspected
             && renewal == own.renewal
         {
-            self.refute(now, incarnation);
+            self.refute(now, incarnation, true);
         }
-        self.greet(now, from.id);
         let body = DirectBody::Pong {
             nonce,
             renewal: own.renewal,
@@ -187,6 +182,9 @@ impl Core {
                 }
             }
         }
+        // After the answer, which may measure the way for the other side. And again even if a
+        // greeting is under way: to who has just joined we were a stranger then.
+        self.greet(now, from.id);
     }
 
     fn ponged(
@@ -200,6 +198,12 @@ impl Core {
     ) {
         self.holder_answered(from.id, nonce);
         self.detector.alive_otherwise(now, from.id);
+        if !over_stream {
+            self.unblocked(now, from.id, Transport::Udp);
+            self.look_for_blocked_streams(now, from.id, nonce);
+        } else if nonce == LATE_PROBE {
+            self.look_for_blocked_udp(now, from.id);
+        }
         let Some(entry) = self.table.get_mut(from.id) else {
             return;
         };
@@ -217,20 +221,24 @@ impl Core {
         if let Some(suspicion) = &mut entry.suspicion {
             suspicion.proof = Some(now);
         }
-        let same_identity = entry.identity.renewal == renewal;
-        let identity = entry.identity;
-        let newer = same_identity && incarnation > entry.incarnation;
+        let known = (entry.identity.renewal, entry.incarnation);
+        let renewed = renewal > entry.identity.renewal;
+        let identity = Identity {
+            renewal,
+            ..entry.identity
+        };
+        // What is down stays so until it has a new identity.
+        let can_rise = renewed || entry.swim != Some(State::Down);
+        let newer = (renewal, incarnation) > known && can_rise;
         if over_stream {
             if let Some(inquiry) = &mut entry.inquiry {
                 inquiry.answered_over_stream();
             }
         } else {
-            entry.half_blocked = false;
-            entry.inquiry = None;
-            self.timers.clear(TimerKind::Inquiry(from.id));
+            self.end_inquiry(from.id);
             self.timers.set_by(TimerKind::Mesh, now);
         }
-        if newer && self.table.get(from.id).and_then(|e| e.swim) != Some(State::Down) {
+        if newer {
             let alive = Member::new(identity, incarnation, State::Alive);
             self.detector.apply(now, alive, true);
         }

@@ -1,40 +1,14 @@
 //! Hello and its answers: who may be a member.
 //!
-//! A name or an id that a living member has already is not simply refused: the present holder
-//! may be dead and not yet known to be. It is asked, over UDP and by a knock; if it answers the
-//! newcomer is refused with both addresses named, if it does not within a second the newcomer
-//! takes over. A newcomer at the holder's own address needs no asking: two processes cannot
-//! listen there.
+//! Whose name or id is held by somebody else waits for that holder's answer (see `holders`).
 
-use std::time::Duration;
-
-use super::{Core, Phase, streams::Purpose, timers::TimerKind};
+use super::{Core, Phase, streams::Purpose, sync::parcels};
 use crate::{
-    config::PROTOCOL,
-    id::NodeId,
-    input::{Knock, StreamId},
-    members::table::Status,
-    output::Output,
+    input::StreamId,
+    members::table::{Entry, Status},
     time::Time,
-    wire::message::{
-        DirectBody, Frame, Health, Hello, Intent, SyncEntry, Welcome, settings_are_possible,
-    },
+    wire::message::{DirectBody, Frame, Hello, Intent, Welcome, settings_are_possible},
 };
-
-/// How long a holder of a name or id has to answer.
-const HOLDER_PATIENCE: Duration = Duration::from_secs(1);
-/// Newcomers that may wait for a holder's answer at once.
-const MAX_PENDING: usize = 64;
-
-/// A newcomer that waits until the holder of its name or id has answered, or has not.
-#[derive(Debug)]
-pub(super) struct Pending {
-    stream: StreamId,
-    hello: Hello,
-    holder: NodeId,
-    nonce: u32,
-    text: String,
-}
 
 impl Core {
     pub(super) fn hear_hello(&mut self, now: Time, stream: StreamId, hello: Hello) {
@@ -42,8 +16,30 @@ impl Core {
             self.refuse(stream, reason);
             return;
         }
+        if hello.identity.id == self.table.own_id() {
+            self.met_own_id(now, stream, &hello);
+            return;
+        }
         if !matches!(self.phase, Phase::Active) {
             self.not_ready(now, stream, &hello);
+            return;
+        }
+        let later = self
+            .table
+            .get(hello.identity.id)
+            .filter(|present| present.identity.generation > hello.identity.generation);
+        if let Some(later) = later {
+            let address = later.identity.addr;
+            match later.current_record().cloned() {
+                Some(record) if hello.intent == Intent::Peer => self.say_taken(stream, record),
+                _ => self.refuse(
+                    stream,
+                    format!(
+                        "a later run of this node ({}) is known, at {address}",
+                        hello.identity.id
+                    ),
+                ),
+            }
             return;
         }
         match self.conflict(&hello) {
@@ -55,10 +51,11 @@ impl Core {
     // What can be said at once against a caller.
     fn objection(&self, hello: &Hello) -> Option<String> {
         let (oldest, newest) = hello.protocol;
-        if newest < PROTOCOL.0 || oldest > PROTOCOL.1 {
+        let own = self.config.protocol;
+        if newest < own.0 || oldest > own.1 {
             return Some(format!(
                 "it speaks protocol versions {oldest} to {newest}, this node {} to {}: upgrade the older one",
-                PROTOCOL.0, PROTOCOL.1
+                own.0, own.1
             ));
         }
         if hello.cluster_name != self.config.cluster {
@@ -76,12 +73,6 @@ impl Core {
                  give it an empty --data-dir to join this one"
             ));
         }
-        if hello.identity.id == self.table.own_id() {
-            return Some(format!(
-                "its node id {} is this node's own, at {}: a data directory was copied; give it its own",
-                hello.identity.id, self.config.advertise
-            ));
-        }
         let record = &hello.record;
         if record.life != hello.identity.life() || !record.is_bounded() || record.is_over() {
             return Some("its record makes no sense".to_owned());
@@ -90,12 +81,6 @@ impl Core {
             return Some("a generation is never 0".to_owned());
         }
         let present = self.table.get(hello.identity.id)?;
-        if present.identity.generation > hello.identity.generation {
-            return Some(format!(
-                "a later run of this node ({}) is known, at {}",
-                hello.identity.id, present.identity.addr
-            ));
-        }
         if present.status() == Status::Evicted && present.life() == hello.identity.life() {
             return Some("it was evicted; start it anew to let it join again".to_owned());
         }
@@ -116,137 +101,13 @@ impl Core {
         self.close(stream);
     }
 
-    // A living member that has the caller's name or id.
-    fn conflict(&self, hello: &Hello) -> Option<(NodeId, String)> {
-        let identity = &hello.identity;
-        let own = self.table.get(self.table.own_id())?;
-        if own.name() == hello.record.name {
-            let text = self.taken(&hello.record.name, own, identity.addr);
-            return Some((own.identity.id, text));
-        }
-        self.table
-            .living_others()
-            .find(|entry| {
-                let same_id = entry.identity.id == identity.id
-                    && entry.identity.generation < identity.generation;
-                let same_name =
-                    entry.identity.id != identity.id && entry.name() == hello.record.name;
-                (same_id || same_name) && entry.identity.addr != identity.addr
-            })
-            .map(|entry| {
-                let text = if entry.identity.id == identity.id {
-                    format!(
-                        "another process runs with this node's id {} at {}; this one is at {}. A data \
-                         directory was copied: give this node its own",
-                        identity.id, entry.identity.addr, identity.addr
-                    )
-                } else {
-                    self.taken(&hello.record.name, entry, identity.addr)
-                };
-                (entry.identity.id, text)
-            })
-    }
-
-    fn taken(
-        &self,
-        name: &str,
-        holder: &crate::members::table::Entry,
-        newcomer: std::net::SocketAddr,
-    ) -> String {
-        format!(
-            "the name {name:?} is taken by the node at {} ({}); this one is at {newcomer}. Give it \
-             another --name",
-            holder.identity.addr, holder.identity.id
-        )
-    }
-
-    fn ask_holder(
-        &mut self,
-        now: Time,
-        stream: StreamId,
-        hello: Hello,
-        holder: NodeId,
-        text: String,
-    ) {
-        if holder == self.table.own_id() {
-            self.refuse(stream, text);
-            return;
-        }
-        if self.holders.len() >= MAX_PENDING {
-            self.refuse(stream, "too many newcomers at once; try again".to_owned());
-            return;
-        }
-        let Some(identity) = self.table.get(holder).map(|entry| entry.identity) else {
-            return;
-        };
-        let nonce = self.nonce();
-        let body = DirectBody::Ping {
-            to: identity.life(),
-            nonce,
-            suspected: None,
-        };
-        self.send_direct(identity.addr, body);
-        let knock = self.token();
-        self.knocks.insert(knock, hello.identity.id);
-        self.outputs.push_back(Output::Knock {
-            knock,
-            to: identity.addr,
-        });
-        let newcomer = hello.identity.id;
-        self.holders.insert(
-            newcomer,
-            Pending {
-                stream,
-                hello,
-                holder,
-                nonce,
-                text,
-            },
-        );
-        self.timers
-            .set(TimerKind::Holder(newcomer), now + HOLDER_PATIENCE);
-    }
-
-    /// A holder answered: its name stays its own.
-    pub(super) fn holder_answered(&mut self, holder: NodeId, nonce: u32) {
-        let newcomer = self
-            .holders
-            .iter()
-            .find(|(_, pending)| pending.holder == holder && pending.nonce == nonce)
-            .map(|(newcomer, _)| *newcomer);
-        if let Some(newcomer) = newcomer
-            && let Some(pending) = self.holders.remove(&newcomer)
-        {
-            self.timers.clear(TimerKind::Holder(newcomer));
-            self.refuse(pending.stream, pending.text);
-        }
-    }
-
-    /// A holder's host answered a knock: refused means that the holder is no more.
-    pub(super) fn holder_knocked(&mut self, now: Time, newcomer: NodeId, answer: Knock) -> bool {
-        if !self.holders.contains_key(&newcomer) {
-            return false;
-        }
-        if answer == Knock::Refused {
-            self.holder_is_silent(now, newcomer);
-        }
-        true
-    }
-
-    pub(super) fn holder_is_silent(&mut self, now: Time, newcomer: NodeId) {
-        self.timers.clear(TimerKind::Holder(newcomer));
-        if let Some(pending) = self.holders.remove(&newcomer) {
-            self.admit(now, pending.stream, &pending.hello);
-        }
-    }
-
-    fn refuse(&mut self, stream: StreamId, reason: String) {
+    pub(super) fn refuse(&mut self, stream: StreamId, reason: String) {
         self.count("refused");
         self.send_frame(stream, &Frame::Refused(reason));
         self.close(stream);
     }
 
-    fn admit(&mut self, now: Time, stream: StreamId, hello: &Hello) {
+    pub(super) fn admit(&mut self, now: Time, stream: StreamId, hello: &Hello) {
         let Some(cluster) = self.cluster.clone() else {
             return;
         };
@@ -257,6 +118,9 @@ impl Core {
         let id = hello.identity.id;
         let was_failed = self.is_failed(id);
         let disowned = self.disowns(&hello.identity);
+        // A joiner is told of everybody; a member compares what it knows instead.
+        let told = self.table.iter().filter(|_| joins).map(Entry::sync_entry);
+        let mut parcels = parcels(told).collect::<Vec<_>>().into_iter();
         let welcome = Welcome {
             cluster,
             identity: self.detector.identity(),
@@ -264,11 +128,7 @@ impl Core {
             record: self.own_record(),
             keys: self.keys.iter().cloned().collect(),
             disowned,
-            entries: if joins {
-                self.table.iter().map(|entry| entry.sync_entry()).collect()
-            } else {
-                Vec::new()
-            },
+            entries: parcels.next().unwrap_or_default(),
         };
         if was_failed {
             self.healing(now);
@@ -282,6 +142,10 @@ impl Core {
         );
         self.absorb(now);
         self.send_frame(stream, &Frame::Welcome(Box::new(welcome)));
+        self.agree_on_version(stream, hello.protocol);
+        for entries in parcels {
+            self.send_frame(stream, &Frame::Newcomers(entries));
+        }
         self.register(now, stream, hello.identity.life());
         if joins {
             self.greet_newcomer(now, id, stream);
@@ -335,9 +199,8 @@ impl Core {
             self.close(stream);
             return;
         }
-        for key in welcome.keys.iter().take(crate::wire::keyring::MAX_KEYS) {
-            self.learn_key(key.clone(), welcome.keys.first() == Some(key));
-        }
+        let joining = matches!(self.phase, Phase::Joining(_));
+        self.learn_keys(&welcome.keys, joining);
         let lost = self
             .streams
             .get(&stream)
@@ -345,7 +208,6 @@ impl Core {
         if lost && self.is_failed(welcome.identity.id) {
             self.healing(now);
         }
-        let joining = matches!(self.phase, Phase::Joining(_));
         if joining {
             self.cluster = Some(welcome.cluster.clone());
         }
@@ -356,6 +218,7 @@ impl Core {
         }
         let they_are_down = self.disowns(&welcome.identity);
         let (identity, incarnation) = (welcome.identity, welcome.incarnation);
+        self.agree_on_version(stream, welcome.record.protocol);
         self.take_in(now, identity, incarnation, welcome.record, !joining);
         self.merge(now, welcome.entries);
         self.absorb(now);
@@ -367,89 +230,6 @@ impl Core {
             self.become_active(now);
         } else {
             self.send_digest(stream);
-        }
-    }
-
-    /// What a peer knows of others.
-    pub(super) fn merge(&mut self, now: Time, entries: Vec<SyncEntry>) {
-        for entry in entries {
-            self.merge_entry(now, entry);
-        }
-    }
-
-    fn merge_entry(&mut self, now: Time, theirs: SyncEntry) {
-        let id = theirs.identity.id;
-        if theirs.identity.generation == 0 {
-            self.count("rejected_entry");
-            return;
-        }
-        let down = theirs.health == Health::Down;
-        if id == self.table.own_id() {
-            let own = self.detector.identity();
-            if down
-                && theirs.identity.life() == own.life()
-                && theirs.identity.renewal >= own.renewal
-            {
-                self.detector.renew(now);
-            }
-            if let Some(record) = theirs.record {
-                self.offer_record(now, record, false);
-            }
-            return;
-        }
-        let over = theirs
-            .record
-            .as_ref()
-            .is_some_and(|record| record.is_over());
-        if self.table.entry(theirs.identity, now).is_none() {
-            self.count("table_full");
-            return;
-        }
-        if let Some(record) = theirs.record {
-            self.offer_record(now, record, false);
-        }
-        let Some(ours) = self.table.get(id) else {
-            return;
-        };
-        let rank = ours.identity.rank();
-        let news = ours.swim.is_none() || theirs.identity.rank() > rank;
-        if !down && !over {
-            let newer =
-                news || (theirs.identity.rank() == rank && theirs.incarnation > ours.incarnation);
-            if newer {
-                let alive =
-                    foca::Member::new(theirs.identity, theirs.incarnation, foca::State::Alive);
-                self.detector.apply(now, alive, false);
-            }
-        } else if news && ours.swim.is_none() {
-            // Gone before we came: shown, but no event.
-            let down = foca::Member::new(theirs.identity, theirs.incarnation, foca::State::Down);
-            self.detector.apply(now, down, false);
-        } else if down && theirs.identity.rank() == rank && ours.is_living() {
-            // Hearsay: it counts as down elsewhere and lives here. Down is final for an identity, so
-            // it is asked to take a new one. Should it really be gone, that is found out anyway.
-            self.disown(now, id);
-        }
-    }
-
-    fn disown(&mut self, now: Time, id: NodeId) {
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        if entry
-            .disowned
-            .is_some_and(|last| now < last + Duration::from_millis(500))
-        {
-            return;
-        }
-        entry.disowned = Some(now);
-        let (address, stream) = (entry.identity.addr, entry.stream);
-        let body = DirectBody::Disowned {
-            renewal: entry.identity.renewal,
-        };
-        match stream {
-            Some(stream) => self.send_frame(stream, &Frame::Direct(body)),
-            None => self.send_direct(address, body),
         }
     }
 }

@@ -318,7 +318,7 @@ impl Core {
         });
         self.spread_own_record(now);
         self.timers.set(TimerKind::Mesh, now);
-        self.timers.set(TimerKind::Placement, now);
+        self.place_first(now);
         let pause = self.jitter(self.config.timing.redial);
         self.timers.set(TimerKind::Redial, now + pause);
         let pause = self.jitter(self.config.timing.push_pull);

@@ -1,4 +1,4 @@
-//! Inquiries, accusations, suspicions, verdicts: from "it does not answer" to "it failed".
+//! Accusations, suspicions, verdicts: from "it does not answer" to "it failed".
 //!
 //! ```text
 //!   stream breaks, probe fails, somebody accuses
@@ -14,23 +14,16 @@
 use std::time::Duration;
 
 use foca::{Member, State};
-use rand::RngExt;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Core, Phase, join::millis, timers::TimerKind};
+use super::{Core, STALL, join::millis, mesh::MESH_LIMIT, timers::TimerKind};
 use crate::{
     event::{Event, Reason},
     id::NodeId,
-    input::{Knock, Token},
-    members::table::{Failure, Status},
-    output::Output,
-    swim::{
-        identity::Identity,
-        inquiry::{Conclusion, Inquiry},
-        suspicion::{Suspicion, Windows},
-    },
+    members::table::Failure,
+    swim::suspicion::{Suspicion, Windows},
     time::Time,
-    wire::message::{Accusation, DirectBody, Frame, MAX_ACCUSERS, News, Verdict},
+    wire::message::{Accusation, DirectBody, MAX_ACCUSERS, News, Verdict},
 };
 
 /// Peers that hear an accusation at once.
@@ -39,11 +32,29 @@ const WITNESSES: usize = 3;
 const CONFIRMATIONS: u32 = 3;
 /// Others that must have been refused too.
 const REFUSALS: usize = 2;
+/// A member may have refuted so many suspicions that this node has not heard of.
+const MAX_AHEAD: u16 = 16;
+/// A verdict that was not followed counts so long for what this node finds itself.
+const HEARSAY: Duration = Duration::from_secs(10);
 const WITNESS_SEED: u64 = 0x6b69_7468_7769_746e;
+/// So many members or so look for themselves whether another is gone, beside those whose own
+/// probe failed or whose stream broke.
+const EXAMINERS: u64 = 24;
+const EXAMINER_SEED: u64 = 0x6b69_7468_6578_616d;
+
+/// What somebody's word is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Weight {
+    /// Nothing: it is no member, or says too much.
+    None,
+    /// It was mostly wrong so far.
+    Doubted,
+    Full,
+}
 
 impl Core {
     fn windows(&self) -> Windows {
-        let others = self.table.living_others().count().saturating_sub(1);
+        let others = self.table.living().saturating_sub(1);
         let min = self
             .detector
             .loss()
@@ -62,141 +73,8 @@ impl Core {
         }
     }
 
-    pub(super) fn nonce(&mut self) -> u32 {
-        self.rng.random()
-    }
-
-    /// Our probe of that member failed.
-    pub(super) fn probe_failed(&mut self, now: Time, identity: Identity, sent: Time) {
-        let Some(entry) = self.table.get_mut(identity.id) else {
-            return;
-        };
-        if entry.identity != identity || matches!(entry.swim, None | Some(State::Down)) {
-            return;
-        }
-        if let Some(suspicion) = &mut entry.suspicion {
-            suspicion.silent_since = suspicion.silent_since.min(sent);
-        }
-        if self.config.detection.evidence {
-            self.start_inquiry(now, identity.id);
-        } else {
-            self.accuse(now, identity.id, Reason::Unreachable, sent);
-        }
-    }
-
-    /// Finds out whether a member is really gone, and how.
-    pub(super) fn start_inquiry(&mut self, now: Time, id: NodeId) {
-        if !self.config.detection.evidence || !matches!(self.phase, Phase::Active) {
-            return;
-        }
-        let timeout = self.detector.timeout(id);
-        let nonce = self.nonce();
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let status = entry.status();
-        if entry.inquiry.is_some()
-            || matches!(status, Status::Failed | Status::Left | Status::Evicted)
-        {
-            return;
-        }
-        entry.inquiry = Some(Inquiry::new(now, nonce, timeout));
-        self.count("inquiries");
-        self.timers.set(TimerKind::Inquiry(id), now);
-    }
-
-    fn knock(&mut self, id: NodeId) {
-        let knock = self.token();
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let Some(inquiry) = &mut entry.inquiry else {
-            return;
-        };
-        inquiry.knocking = Some(knock);
-        let to = entry.identity.addr;
-        self.knocks.insert(knock, id);
-        self.outputs.push_back(Output::Knock { knock, to });
-    }
-
-    pub(super) fn knocked(&mut self, now: Time, knock: Token, answer: Knock) {
-        let Some(id) = self.knocks.remove(&knock) else {
-            return;
-        };
-        if self.holder_knocked(now, id, answer) {
-            return;
-        }
-        let Some(inquiry) = self
-            .table
-            .get_mut(id)
-            .and_then(|entry| entry.inquiry.as_mut())
-        else {
-            return;
-        };
-        if inquiry.knocking != Some(knock) {
-            return;
-        }
-        inquiry.knocked(now, answer);
-        self.look_at_inquiry(now, id);
-    }
-
-    pub(super) fn look_at_inquiry(&mut self, now: Time, id: NodeId) {
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let (identity, stream) = (entry.identity, entry.stream);
-        let suspected = entry
-            .suspicion
-            .as_ref()
-            .map(|suspicion| (suspicion.renewal, suspicion.incarnation));
-        let Some(inquiry) = &mut entry.inquiry else {
-            return;
-        };
-        let (nonce, started) = (inquiry.nonce, inquiry.started());
-        let ping = inquiry.take_ping(now);
-        let knock = inquiry.take_knock(now);
-        let conclusion = inquiry.conclude(now);
-        let next = inquiry.next();
-        self.timers.set(TimerKind::Inquiry(id), next.max(now));
-        if knock {
-            self.knock(id);
-        }
-        if ping {
-            let body = DirectBody::Ping {
-                to: identity.life(),
-                nonce,
-                suspected,
-            };
-            self.send_direct(identity.addr, body.clone());
-            if let Some(stream) = stream {
-                self.send_frame(stream, &Frame::Direct(body));
-            }
-        }
-        match conclusion {
-            Some(Conclusion::Silent(reason)) => self.accuse(now, id, reason, started),
-            Some(Conclusion::OnlyStream) => self.half_blocked(id),
-            None => {}
-        }
-    }
-
-    // Its stream works, its UDP does not: reported, never evidence of death.
-    fn half_blocked(&mut self, id: NodeId) {
-        self.timers.clear(TimerKind::Inquiry(id));
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        entry.inquiry = None;
-        if !std::mem::replace(&mut entry.half_blocked, true) {
-            let who = entry.who();
-            self.emit(Event::MemberHalfBlocked {
-                who,
-                blocked: "udp".to_owned(),
-            });
-        }
-    }
-
     // What this node itself found.
-    fn accuse(&mut self, now: Time, id: NodeId, reason: Reason, silent_since: Time) {
+    pub(super) fn accuse(&mut self, now: Time, id: NodeId, reason: Reason, silent_since: Time) {
         let Some(entry) = self.table.get(id) else {
             return;
         };
@@ -221,6 +99,7 @@ impl Core {
             }
         }
         self.hear_accusation(now, accusation);
+        self.remember_hearsay(now, id);
     }
 
     // The peers that follow this node in the target's hash order.
@@ -229,58 +108,72 @@ impl Core {
         let own = rank(self.table.own_id());
         let mut order: Vec<_> = self
             .table
-            .living_others()
-            .filter(|entry| entry.identity.id != target)
-            .map(|entry| {
-                let distance = rank(entry.identity.id).wrapping_sub(own);
-                (distance, entry.identity.addr)
-            })
+            .living_ids()
+            .filter(|id| *id != target)
+            .map(|id| (rank(id).wrapping_sub(own), id))
             .collect();
-        order.sort_unstable_by_key(|(distance, _)| *distance);
+        // Only the first few are put in order: in a large cluster everybody accuses at once.
+        if order.len() > WITNESSES {
+            order.select_nth_unstable(WITNESSES);
+            order.truncate(WITNESSES);
+        }
+        order.sort_unstable();
         order
             .into_iter()
-            .take(WITNESSES)
-            .map(|(_, address)| address)
+            .filter_map(|(_, id)| self.table.get(id))
+            .map(|entry| entry.identity.addr)
             .collect()
     }
 
     pub(super) fn hear_accusation(&mut self, now: Time, accusation: Accusation) {
-        let own = self.table.own_id();
-        if accusation.target.id == own {
-            let identity = self.detector.identity();
-            if accusation.target == identity.life() && accusation.renewal == identity.renewal {
-                self.refute(now, accusation.incarnation);
+        let own = self.detector.identity();
+        if accusation.target.id == own.id {
+            let weight = self.weigh(now, accusation.accuser);
+            if weight != Weight::None
+                && accusation.target == own.life()
+                && accusation.renewal == own.renewal
+            {
+                self.refute(now, accusation.incarnation, weight == Weight::Full);
             }
             return;
         }
         let id = accusation.target.id;
-        let credible = match self.table.get_mut(accusation.accuser) {
-            Some(accuser) if accusation.accuser != own => {
-                if !accuser.limit.admit(now) {
-                    self.count("accusations_limited");
-                    return;
-                }
-                accuser.is_living() && accuser.limit.is_credible()
-            }
-            Some(_) => true,
-            None => return,
-        };
         let Some(entry) = self.table.get(id) else {
             return;
         };
+        let newest = entry.incarnation.saturating_add(MAX_AHEAD);
         let applies = entry.life() == accusation.target
             && entry.identity.renewal == accusation.renewal
-            && accusation.incarnation >= entry.incarnation
+            && (entry.incarnation..=newest).contains(&accusation.incarnation)
             && entry.is_living();
-        if !applies {
+        // Most of what gossip brings was heard before, and is not held against the accuser.
+        let heard_before = entry.suspicion.as_ref().is_some_and(|suspicion| {
+            (suspicion.renewal, suspicion.incarnation)
+                >= (accusation.renewal, accusation.incarnation)
+                && suspicion.has_heard(accusation.accuser, accusation.reason)
+        });
+        if !applies || heard_before {
             return;
         }
-        let identity = entry.identity;
+        let (identity, is_suspected) = (entry.identity, entry.suspicion.is_some());
+        let weight = self.weigh(now, accusation.accuser);
+        if weight == Weight::None {
+            return;
+        }
+        if weight == Weight::Doubted && !is_suspected {
+            self.look_for_oneself(now, id, accusation.accuser);
+            return;
+        }
         self.begin_suspicion(now, id, accusation.renewal, accusation.incarnation);
         if self.table.get(id).and_then(|entry| entry.swim) == Some(State::Alive) {
             let suspect = Member::new(identity, accusation.incarnation, State::Suspect);
-            self.detector.apply(now, suspect, true);
+            // Not spread by foca: the accusation says the same, and who says so.
+            self.detector.apply(now, suspect, false);
         }
+        self.add_accuser(now, id, accusation, weight == Weight::Full);
+    }
+
+    fn add_accuser(&mut self, now: Time, id: NodeId, accusation: Accusation, credible: bool) {
         let silent_since = now - Duration::from_millis(u64::from(accusation.silent_ms));
         let Some(suspicion) = self
             .table
@@ -299,7 +192,7 @@ impl Core {
             return;
         }
         let first = !std::mem::replace(&mut suspicion.announced, true);
-        let worth_telling = suspicion.accusers() <= CONFIRMATIONS as usize + 1;
+        let worth_telling = credible && suspicion.accusers() <= CONFIRMATIONS as usize + 1;
         if first {
             self.count("suspicions");
             if let Some(who) = self.table.get(id).map(|entry| entry.who()) {
@@ -315,6 +208,39 @@ impl Core {
             self.spread(now, &News::Accusation(accusation));
         }
         self.suspicion_ends(now, id);
+    }
+
+    // What somebody's word is worth.
+    fn weigh(&mut self, now: Time, accuser: NodeId) -> Weight {
+        if accuser == self.table.own_id() {
+            return Weight::Full;
+        }
+        let Some(entry) = self.table.get_mut(accuser) else {
+            return Weight::None;
+        };
+        if !entry.limit.admit(now) {
+            self.count("accusations_limited");
+            Weight::None
+        } else if !entry.is_living() {
+            self.count("accusations_ignored");
+            Weight::None
+        } else if entry.limit.is_credible() {
+            Weight::Full
+        } else {
+            self.count("accusations_doubted");
+            Weight::Doubted
+        }
+    }
+
+    // Somebody's word is not enough to suspect a member, and may be true all the same.
+    fn look_for_oneself(&mut self, now: Time, id: NodeId, accuser: NodeId) {
+        let admitted = self
+            .table
+            .get_mut(accuser)
+            .is_some_and(|entry| entry.limit.admit_doubted(now));
+        if admitted {
+            self.start_inquiry(now, id);
+        }
     }
 
     pub(super) fn begin_suspicion(
@@ -336,10 +262,24 @@ impl Core {
         if entry.suspicion.is_none() {
             entry.since = now;
         }
-        entry.suspicion = Some(Suspicion::new(now, renewal, incarnation));
-        self.start_inquiry(now, id);
+        entry.suspicion = Some(Box::new(Suspicion::new(now, renewal, incarnation)));
+        if self.examines(id) {
+            self.start_inquiry(now, id);
+        }
         let windows = self.windows();
         self.timers.set(TimerKind::Suspicion(id), now + windows.max);
+    }
+
+    // Whether this node looks for itself, just because others suspect a member. While everybody
+    // holds a stream to everybody, all do. In larger clusters a few, chosen by hash, are enough
+    // to have a living target refute and to confirm that a dead one is dead: their verdict is
+    // with all the others before these could ask. If all asked, a failure would cost messages
+    // in proportion to the cluster's size, and many failures at once a storm.
+    fn examines(&self, target: NodeId) -> bool {
+        let members = self.living();
+        let pair = target.0 ^ self.table.own_id().0;
+        let chance = xxh3_64_with_seed(&pair.to_be_bytes(), EXAMINER_SEED);
+        members <= MESH_LIMIT || chance / EXAMINERS <= u64::MAX / members as u64
     }
 
     /// Looks whether a suspicion's window has ended.
@@ -366,7 +306,8 @@ impl Core {
     }
 
     fn declare(&mut self, now: Time, id: NodeId, reason: Reason, accusers: Vec<NodeId>) {
-        if !matches!(self.phase, Phase::Active) {
+        // Also while it leaves, or it would wait for the farewell of those who are gone.
+        if !self.is_member() {
             return;
         }
         let author = self.table.own_id();
@@ -391,53 +332,118 @@ impl Core {
         self.detector.apply(now, down, false);
     }
 
+    /// Somebody declared a member failed. This node follows if it suspects that member itself,
+    /// for the word of two at least, and has heard nothing of it since; otherwise it looks for
+    /// itself, and what it finds is then confirmed by those who were there first.
+    ///
+    /// A verdict was true where it was made. That may have been on the other side of a split
+    /// that has healed since, or long ago, if this node was asleep.
     pub(super) fn hear_verdict(&mut self, now: Time, sender: NodeId, verdict: Verdict) {
-        let own = self.detector.identity();
-        if verdict.target.id == own.id {
-            if verdict.target == own.life() && verdict.renewal >= own.renewal {
-                self.detector.renew(now);
-            }
-            return;
-        }
-        if let Some(author) = self.table.get_mut(verdict.author)
-            && !author.limit.admit(now)
-        {
-            self.count("accusations_limited");
-            return;
-        }
         let id = verdict.target.id;
         if id == sender || verdict.accusers.len() > MAX_ACCUSERS {
             return;
         }
-        let Some(entry) = self.table.get_mut(id) else {
+        let own = self.detector.identity();
+        if id == own.id {
+            let weight = self.weigh(now, verdict.author);
+            if weight != Weight::None
+                && verdict.target == own.life()
+                && verdict.renewal == own.renewal
+            {
+                if weight == Weight::Full {
+                    self.detector.renew(now);
+                } else {
+                    self.refute(now, self.detector.incarnation(), false);
+                }
+            }
+            return;
+        }
+        let author = verdict.author;
+        let Some(entry) = self.table.get(id) else {
             return;
         };
         let applies = entry.life() == verdict.target
-            && verdict.renewal >= entry.identity.renewal
-            && !matches!(
-                entry.status(),
-                Status::Failed | Status::Left | Status::Evicted
-            );
+            && verdict.renewal == entry.identity.renewal
+            && entry.is_living();
         if !applies {
             return;
         }
-        let suspicion = entry
-            .suspicion
-            .get_or_insert_with(|| Suspicion::new(now, verdict.renewal, entry.incarnation));
-        for accuser in &verdict.accusers {
-            suspicion.accuse(*accuser, verdict.reason, now, true);
+        let weight = self.weigh(now, author);
+        let followed = weight == Weight::Full && self.follows(now, id, author);
+        let Some(entry) = self.table.get_mut(id).filter(|_| weight != Weight::None) else {
+            return;
+        };
+        if !followed {
+            if weight == Weight::Full {
+                entry.hearsay = Some(Box::new((now, verdict)));
+            }
+            self.count("verdicts_doubted");
+            self.look_for_oneself(now, id, author);
+            return;
+        }
+        if let Some(suspicion) = &mut entry.suspicion {
+            for accuser in &verdict.accusers {
+                suspicion.accuse(*accuser, verdict.reason, now, true);
+            }
         }
         entry.failure = Some(Failure {
             at: now,
             reason: verdict.reason,
         });
-        let identity = Identity {
-            renewal: verdict.renewal,
-            ..entry.identity
-        };
-        let down = Member::new(identity, entry.incarnation, State::Down);
+        let down = Member::new(entry.identity, entry.incarnation, State::Down);
         self.spread(now, &News::Verdict(verdict));
         self.detector.apply(now, down, false);
+    }
+
+    // Whether a verdict of that author is believed at once.
+    fn follows(&self, now: Time, id: NodeId, author: NodeId) -> bool {
+        let Some(entry) = self.table.get(id) else {
+            return false;
+        };
+        let Some(suspicion) = &entry.suspicion else {
+            return false;
+        };
+        if !suspicion.is_confirmed_by(author) || now < self.excused + STALL {
+            return false;
+        }
+        // Who looks for himself has found that it is silent, or has given it its time to refute.
+        let looks = self.examines(id) || entry.stream.is_some();
+        !looks
+            || !self.config.detection.evidence
+            || suspicion.accused_by(self.table.own_id())
+            || now >= suspicion.started + self.windows().min
+            || entry.inquiry.as_ref().is_some_and(|i| i.is_silent(now))
+    }
+
+    // This node has found by itself what a verdict says that it heard a moment ago: those who
+    // found it before confirm it.
+    fn remember_hearsay(&mut self, now: Time, id: NodeId) {
+        let Some(entry) = self.table.get_mut(id) else {
+            return;
+        };
+        let (life, renewal) = (entry.life(), entry.identity.renewal);
+        let heard = entry.hearsay.take_if(|heard| {
+            let (at, verdict) = heard.as_ref();
+            now >= *at + HEARSAY || (verdict.target, verdict.renewal) == (life, renewal)
+        });
+        let Some((at, verdict)) = heard.map(|heard| *heard) else {
+            return;
+        };
+        if now >= at + HEARSAY {
+            return;
+        }
+        for accuser in verdict.accusers.iter().chain([&verdict.author]) {
+            let credible = self
+                .table
+                .get(*accuser)
+                .is_some_and(|entry| entry.is_living() && entry.limit.is_credible());
+            if let Some(entry) = self.table.get_mut(id)
+                && let Some(suspicion) = &mut entry.suspicion
+            {
+                suspicion.accuse(*accuser, verdict.reason, now, credible);
+            }
+        }
+        self.suspicion_ends(now, id);
     }
 
     /// A suspicion is over without a verdict.
@@ -473,9 +479,10 @@ impl Core {
     }
 
     /// We are suspected: says otherwise.
-    pub(super) fn refute(&mut self, now: Time, incarnation: u16) {
+    /// `doubt` if that speaks against this node too.
+    pub(super) fn refute(&mut self, now: Time, incarnation: u16, doubt: bool) {
         self.count("refutations");
-        self.detector.refute(now, incarnation);
+        self.detector.refute(now, incarnation, doubt);
         self.burst(now);
     }
 }

@@ -9,26 +9,20 @@
 //! A node that is away meanwhile learns the ring when it is welcomed, as long as a key that it
 //! holds is still accepted.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
-
-use super::{Core, timers::TimerKind};
+use super::{Core, key_round::Round};
 use crate::{
     event::Event,
-    id::NodeId,
-    input::{RequestId, StreamId},
+    input::RequestId,
     output::{Answer, Output},
     time::Time,
     wire::{
-        keyring::{Key, KeyId, KeyringError},
-        message::{Frame, KeyAction, KeyState},
+        keyring::{Key, KeyId, KeyringError, MAX_KEYS},
+        message::{KeyAction, KeyState},
     },
 };
 
-/// Members have so long to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// So many removed keys are remembered, so that nobody brings them back.
+const MAX_REMOVED: usize = 32;
 
 /// A change of keys under way.
 #[derive(Debug)]
@@ -39,10 +33,7 @@ pub(super) struct KeyOperation {
     action: KeyAction,
     /// Asking first, changing after.
     asking: bool,
-    waiting: BTreeSet<NodeId>,
-    states: BTreeMap<NodeId, KeyState>,
-    confirmed: Vec<String>,
-    missing: Vec<(String, String)>,
+    round: Round,
 }
 
 impl Core {
@@ -78,61 +69,28 @@ impl Core {
             ));
         }
         let number = u64::from(self.nonce());
+        let first = if asking {
+            KeyAction::Query(key)
+        } else {
+            action.clone()
+        };
         self.key_operation = Some(KeyOperation {
             request,
             number,
             key,
             action,
             asking,
-            waiting: BTreeSet::new(),
-            states: BTreeMap::new(),
-            confirmed: Vec::new(),
-            missing: Vec::new(),
+            round: Round::new(now, number, first),
         });
-        self.timers.set(TimerKind::Keys, now + PATIENCE);
-        self.ask_all(now);
+        self.begin_key_round(now);
         None
     }
 
-    // Sends the present step to everybody who lives, this node included.
-    fn ask_all(&mut self, now: Time) {
-        let Some(operation) = &self.key_operation else {
-            return;
-        };
-        let (number, key) = (operation.number, operation.key);
-        let action = if operation.asking {
-            KeyAction::Query(key)
-        } else {
-            operation.action.clone()
-        };
-        let peers: Vec<(NodeId, Option<StreamId>)> = self
-            .table
-            .living_others()
-            .map(|entry| (entry.identity.id, entry.stream))
-            .collect();
-        if let Some(operation) = &mut self.key_operation {
-            operation.waiting = peers.iter().map(|(id, _)| *id).collect();
-            operation.waiting.insert(self.table.own_id());
-        }
-        for (id, stream) in peers {
-            match stream {
-                Some(stream) => self.send_frame(
-                    stream,
-                    &Frame::KeyRequest {
-                        operation: number,
-                        action: action.clone(),
-                    },
-                ),
-                None => self.key_replied(
-                    now,
-                    id,
-                    number,
-                    Err("no stream to it is open; try again in a moment".to_owned()),
-                ),
-            }
-        }
-        let outcome = self.change_key(action);
-        self.key_replied(now, self.table.own_id(), number, outcome);
+    /// The present round, if keys are being changed.
+    pub(super) fn key_round(&mut self) -> Option<&mut Round> {
+        self.key_operation
+            .as_mut()
+            .map(|operation| &mut operation.round)
     }
 
     /// Does what is asked with the own ring.
@@ -140,6 +98,7 @@ impl Core {
         let id = match action {
             KeyAction::Add(key) => {
                 let id = key.id();
+                self.removed_keys.retain(|removed| *removed != id);
                 if self
                     .keys
                     .add(key)
@@ -162,6 +121,11 @@ impl Core {
                     self.opener.forget_removed_keys(&self.keys);
                     self.ring_changed("removed", id);
                 }
+                self.removed_keys.retain(|removed| *removed != id);
+                self.removed_keys.push_back(id);
+                if self.removed_keys.len() > MAX_REMOVED {
+                    self.removed_keys.pop_front();
+                }
                 id
             }
         };
@@ -171,16 +135,31 @@ impl Core {
         })
     }
 
-    /// A member welcomed us with its ring: what we lack is taken over.
-    pub(super) fn learn_key(&mut self, key: Key, primary: bool) {
-        let id = key.id();
-        match self.keys.add(key) {
-            Ok(true) => self.ring_changed("added", id),
-            Ok(false) => {}
-            Err(error) => self.warn("keyring_full", error.to_string()),
-        }
-        if primary && matches!(self.keys.set_primary(id), Ok(true)) {
-            self.ring_changed("used", id);
+    /// A member welcomed us with its ring, the key that it seals with first: what we lack is
+    /// taken over.
+    pub(super) fn learn_keys(&mut self, keys: &[Key], joining: bool) {
+        for (place, key) in keys.iter().take(MAX_KEYS).enumerate() {
+            let id = key.id();
+            if self.removed_keys.contains(&id) {
+                // Who welcomes us has not been asked to remove it yet.
+                continue;
+            }
+            let added = match self.keys.add(key.clone()) {
+                Ok(added) => added,
+                Err(error) => {
+                    self.warn("keyring_full", error.to_string());
+                    false
+                }
+            };
+            if added {
+                self.ring_changed("added", id);
+            }
+            // Of two members that both hold a key, the one that does not seal with it yet may be
+            // the one that is asked to in a moment: it must not talk the other out of it.
+            let believed = place == 0 && (joining || added);
+            if believed && matches!(self.keys.set_primary(id), Ok(true)) {
+                self.ring_changed("used", id);
+            }
         }
     }
 
@@ -193,59 +172,23 @@ impl Core {
         });
     }
 
-    pub(super) fn key_replied(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        number: u64,
-        outcome: Result<KeyState, String>,
-    ) {
-        let name = self.table.name_of(from);
-        let Some(operation) = &mut self.key_operation else {
-            return;
-        };
-        if operation.number != number || !operation.waiting.remove(&from) {
-            return;
-        }
-        match outcome {
-            Ok(state) => {
-                operation.states.insert(from, state);
-                operation.confirmed.push(name);
-            }
-            Err(reason) => operation.missing.push((name, reason)),
-        }
-        if operation.waiting.is_empty() {
-            self.key_step_is_over(now);
-        }
-    }
-
-    pub(super) fn keys_overdue(&mut self, now: Time) {
-        let Some(operation) = &mut self.key_operation else {
-            return;
-        };
-        let silent = std::mem::take(&mut operation.waiting);
-        for id in silent {
-            let name = self.table.name_of(id);
-            if let Some(operation) = &mut self.key_operation {
-                operation
-                    .missing
-                    .push((name, "it did not answer in time".to_owned()));
-            }
-        }
-        self.key_step_is_over(now);
-    }
-
-    fn key_step_is_over(&mut self, now: Time) {
+    /// Everybody has answered or was given up: on to the second phase, or to the answer.
+    pub(super) fn key_round_is_over(&mut self, now: Time) {
         let Some(mut operation) = self.key_operation.take() else {
             return;
         };
-        self.timers.clear(TimerKind::Keys);
         if !operation.asking {
-            operation.confirmed.sort();
+            let mut confirmed: Vec<String> = operation
+                .round
+                .states
+                .keys()
+                .map(|id| self.table.name_of(*id))
+                .collect();
+            confirmed.sort();
             let answer = Answer::Keys {
                 key: operation.key,
-                confirmed: operation.confirmed,
-                missing: operation.missing,
+                confirmed,
+                missing: operation.round.missing,
             };
             self.reply(operation.request, answer);
             return;
@@ -255,18 +198,17 @@ impl Core {
             return;
         }
         operation.asking = false;
-        operation.confirmed.clear();
-        operation.states.clear();
         operation.number += 1;
+        operation.round = Round::new(now, operation.number, operation.action.clone());
         self.key_operation = Some(operation);
-        self.timers.set(TimerKind::Keys, now + PATIENCE);
-        self.ask_all(now);
+        self.begin_key_round(now);
     }
 
     // Why the second phase may not begin.
     fn objection_to(&self, operation: &KeyOperation) -> Option<String> {
-        if !operation.missing.is_empty() {
+        if !operation.round.missing.is_empty() {
             let names: Vec<String> = operation
+                .round
                 .missing
                 .iter()
                 .map(|(name, reason)| format!("{name} ({reason})"))
@@ -278,6 +220,7 @@ impl Core {
         }
         let names_of = |wrong: &dyn Fn(&KeyState) -> bool| {
             let names: Vec<String> = operation
+                .round
                 .states
                 .iter()
                 .filter(|(_, state)| wrong(state))

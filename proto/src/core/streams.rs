@@ -1,40 +1,27 @@
-//! Peer streams: who dials whom, which of two streams stays, and how the lost are found again.
+//! Peer streams: dialled, opened, closed; which of two stays; what comes over them.
 //!
-//! Up to [`MESH_LIMIT`] members everybody holds a stream to everybody: the lower id dials, and
-//! the other one only if nothing came for a while. In larger clusters each dials a few, chosen
-//! by hash. Streams are opened at a bounded rate and are silent while there is nothing to say.
+//! Which streams are held is decided in `mesh`. They are silent while there is nothing to say.
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
-use rand::RngExt;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
-
-use super::{Core, Phase, timers::TimerKind};
+use super::{
+    Core, Phase,
+    mesh::{MESH_PATIENCE, MESH_PAUSE},
+    timers::TimerKind,
+};
 use crate::{
-    event::Event,
+    config::{PROTOCOL, PROTOCOL_NEXT},
+    event::Transport,
     id::{Life, NodeId},
     input::{DialError, StreamId, Token},
-    members::table::Status,
+    members::table::Entry,
     output::{Output, Refusal, Stop},
     time::Time,
     wire::{
-        codec,
-        message::{DirectBody, Frame, Hello, Intent},
+        codec::{self, DecodeError},
+        message::{Frame, Hello, Intent},
     },
 };
-
-/// Up to so many members everybody holds a stream to everybody.
-pub(super) const MESH_LIMIT: usize = 128;
-/// Beyond that each member holds streams to so many others, chosen by hash.
-const CHOSEN: usize = 8;
-/// Streams are opened at most this often.
-const MESH_PAUSE: Duration = Duration::from_millis(60);
-/// The higher id dials too if the lower one did not for so long; and a dial that failed is
-/// tried again after it.
-const MESH_PATIENCE: Duration = Duration::from_secs(3);
-/// Those who come back within this are reported together.
-const HEALING: Duration = Duration::from_millis(1500);
-const CHOICE_SEED: u64 = 0x6b69_7468_6d65_7368;
 
 /// Why a dial was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +30,8 @@ pub(super) enum Purpose {
     Join,
     /// The mesh wants a stream to this member.
     Mesh(NodeId),
+    /// A change of keys has to reach this member.
+    Keys(NodeId),
     /// Somebody who was lost may be there again.
     Lost,
 }
@@ -50,8 +39,8 @@ pub(super) enum Purpose {
 /// A dial under way.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dial {
-    address: SocketAddr,
-    purpose: Purpose,
+    pub(super) address: SocketAddr,
+    pub(super) purpose: Purpose,
 }
 
 /// A stream.
@@ -64,9 +53,46 @@ pub(super) struct Stream {
     pub(super) peer: Option<Life>,
     /// Its end means nothing.
     pub(super) expected_to_end: bool,
+    /// When it was opened.
+    pub(super) opened: Time,
+    /// The version of the protocol that both ends speak: the oldest there is until the
+    /// handshake is done.
+    pub(super) version: u16,
+    /// Frames sent and received since then.
+    pub(super) frames: (u32, u32),
+}
+
+impl Stream {
+    /// Gives a frame what the version asks for that both ends agreed upon.
+    pub(super) fn complete(&mut self, frame: &mut Vec<u8>) {
+        if self.version >= PROTOCOL_NEXT {
+            frame.extend_from_slice(&self.frames.0.to_be_bytes());
+            self.frames.0 = self.frames.0.wrapping_add(1);
+        }
+    }
+
+    fn read(&mut self, bytes: &[u8]) -> Result<Frame, DecodeError> {
+        if self.version < PROTOCOL_NEXT {
+            return codec::decode(bytes);
+        }
+        match bytes.split_last_chunk() {
+            Some((frame, number)) if *number == self.frames.1.to_be_bytes() => {
+                self.frames.1 = self.frames.1.wrapping_add(1);
+                codec::decode(frame)
+            }
+            _ => Err(DecodeError::Malformed),
+        }
+    }
 }
 
 impl Core {
+    /// From now on frames are in the newest form that both ends know.
+    pub(super) fn agree_on_version(&mut self, stream: StreamId, theirs: (u16, u16)) {
+        if let Some(known) = self.streams.get_mut(&stream) {
+            known.version = self.config.protocol.1.min(theirs.1);
+        }
+    }
+
     pub(super) fn dial(&mut self, address: SocketAddr, purpose: Purpose) {
         let dial = self.token();
         self.count("dials");
@@ -98,6 +124,9 @@ impl Core {
                 purpose: dial.map(|dial| dial.purpose),
                 peer: None,
                 expected_to_end: false,
+                opened: now,
+                version: PROTOCOL.0,
+                frames: (0, 0),
             },
         );
         if let Some(dial) = dial {
@@ -117,7 +146,7 @@ impl Core {
             _ => Intent::Join,
         };
         Hello {
-            protocol: crate::config::PROTOCOL,
+            protocol: self.config.protocol,
             cluster_name: self.config.cluster.clone(),
             cluster: self.cluster.as_ref().map(|cluster| cluster.id),
             intent,
@@ -143,15 +172,34 @@ impl Core {
                 self.join_attempt_failed(now, dial.address, Some(error), text);
             }
             Purpose::Mesh(id) => {
-                self.mesh_failures.insert(id, now);
+                self.no_stream_to(now, id, &error);
                 self.timers.set_by(TimerKind::Mesh, now + MESH_PATIENCE);
                 if error == DialError::Refused {
                     self.start_inquiry(now, id);
                 }
+                // A change of keys may have waited for this one.
+                let reason = format!("no stream to it could be opened: {text}");
+                self.no_stream_for_keys(now, id, &reason);
+            }
+            Purpose::Keys(id) => {
+                self.no_stream_to(now, id, &error);
+                if error == DialError::Refused {
+                    self.start_inquiry(now, id);
+                }
+                let reason = format!("no stream to it could be opened: {text}");
+                self.no_stream_for_keys(now, id, &reason);
             }
             Purpose::Lost => {
                 if error == DialError::Untrusted {
                     self.count("lost_untrusted");
+                }
+                let lost = self
+                    .table
+                    .others()
+                    .find(|entry| entry.identity.addr == dial.address)
+                    .map(|entry| entry.identity.id);
+                if let Some(id) = lost {
+                    self.no_stream_to(now, id, &error);
                 }
             }
         }
@@ -159,11 +207,11 @@ impl Core {
 
     pub(super) fn stream_frame(&mut self, now: Time, stream: StreamId, bytes: &[u8]) {
         self.count("frames_received");
-        let Some(known) = self.streams.get(&stream) else {
+        let Some(known) = self.streams.get_mut(&stream) else {
             return;
         };
         let (remote, peer, purpose) = (known.remote, known.peer, known.purpose);
-        let frame: Frame = match codec::decode(bytes) {
+        let frame: Frame = match known.read(bytes) {
             Ok(frame) => frame,
             Err(error) => {
                 self.reject(
@@ -185,6 +233,9 @@ impl Core {
             (Frame::NotReady(expecting), None) => {
                 self.hear_not_ready(now, stream, remote, &expecting);
             }
+            (Frame::Taken(record), None) if purpose.is_some() => {
+                self.hear_taken(now, stream, &record);
+            }
             (Frame::Refused(text), None) => self.hear_refused(now, stream, remote, text),
             (frame, Some(peer)) => self.peer_frame(now, stream, peer, frame),
             _ => {
@@ -195,10 +246,8 @@ impl Core {
     }
 
     fn peer_frame(&mut self, now: Time, stream: StreamId, peer: Life, frame: Frame) {
-        if let Some(entry) = self.table.get_mut(peer.id)
-            && entry.life() == peer
-        {
-            entry.last_contact = Some(now);
+        if self.table.get(peer.id).map(Entry::life) == Some(peer) {
+            self.table.heard(peer.id, now);
         }
         match frame {
             Frame::Direct(body) => self.direct_body(now, peer, body, Some(stream)),
@@ -220,7 +269,11 @@ impl Core {
                     known.expected_to_end = true;
                 }
             }
-            Frame::Hello(_) | Frame::Welcome(_) | Frame::NotReady(_) | Frame::Refused(_) => {
+            Frame::Hello(_)
+            | Frame::Welcome(_)
+            | Frame::NotReady(_)
+            | Frame::Refused(_)
+            | Frame::Taken(_) => {
                 self.count("rejected_frame");
                 self.close(stream);
             }
@@ -229,13 +282,13 @@ impl Core {
 
     /// The handshake is done: that life is at the other end.
     pub(super) fn register(&mut self, now: Time, stream: StreamId, life: Life) {
-        let own = self.table.own_id();
         let Some(known) = self.streams.get_mut(&stream) else {
             return;
         };
         known.peer = Some(life);
         let dialled_by_us = known.purpose.is_some();
-        self.mesh_failures.remove(&life.id);
+        self.dial_failures.remove(&life.id);
+        self.unblocked(now, life.id, Transport::Tcp);
         let Some(entry) = self.table.get_mut(life.id) else {
             return;
         };
@@ -243,15 +296,33 @@ impl Core {
         let present = entry.stream.filter(|id| *id != stream);
         entry.stream = Some(stream);
         self.greet(now, life.id);
-        let Some(present) = present else { return };
+        if let Some(present) = present {
+            self.one_of_two_stays(now, stream, present, life, dialled_by_us);
+        }
+        self.key_stream_opened(now, stream, life.id);
+    }
+
+    fn one_of_two_stays(
+        &mut self,
+        now: Time,
+        stream: StreamId,
+        present: StreamId,
+        life: Life,
+        dialled_by_us: bool,
+    ) {
         let Some(other) = self.streams.get(&present) else {
             return;
         };
-        // Two streams: the one that the lower id dialled stays, which both sides know.
+        // Both dialled at the same time: the one that the lower id dialled, which both sides know.
+        // But nobody dials who has a stream already: one that has been there for a while is
+        // open at this end only, and the news of its end may come after minutes, or never.
+        let at_once = now < other.opened + MESH_PATIENCE;
         let other_by_us = other.purpose.is_some();
-        let lower_is_us = own < life.id;
-        let keep_present =
-            other.peer == Some(life) && other_by_us != dialled_by_us && other_by_us == lower_is_us;
+        let lower_is_us = self.table.own_id() < life.id;
+        let keep_present = at_once
+            && other.peer == Some(life)
+            && other_by_us != dialled_by_us
+            && other_by_us == lower_is_us;
         let superfluous = if keep_present { stream } else { present };
         if let Some(entry) = self.table.get_mut(life.id)
             && keep_present
@@ -270,10 +341,18 @@ impl Core {
     }
 
     pub(super) fn stream_closed(&mut self, now: Time, stream: StreamId) {
+        self.stream_has_ended(now, stream);
+        self.key_stream_closed(now, stream);
+    }
+
+    fn stream_has_ended(&mut self, now: Time, stream: StreamId) {
         let Some(closed) = self.streams.remove(&stream) else {
             return;
         };
         let Some(life) = closed.peer else {
+            if let Some(Purpose::Mesh(id) | Purpose::Keys(id)) = closed.purpose {
+                self.no_stream_for_keys(now, id, "the stream to it ended before it answered");
+            }
             if closed.purpose == Some(Purpose::Join) && !closed.expected_to_end {
                 let text = "ended before it answered".to_owned();
                 let error = DialError::Broken(text.clone());
@@ -289,135 +368,16 @@ impl Core {
             return;
         }
         entry.stream = None;
+        if let Some(inquiry) = &mut entry.inquiry {
+            inquiry.stream_lost(now);
+            self.timers.set(TimerKind::Inquiry(life.id), now);
+        }
         let lives = entry.life() == life && entry.is_living();
         self.timers.set_by(TimerKind::Mesh, now + MESH_PAUSE);
         if lives && !closed.expected_to_end && self.is_member() {
             self.count("streams_broken");
             self.start_inquiry(now, life.id);
         }
-    }
-
-    /// Opens one stream that is missing, and comes again while more are.
-    pub(super) fn mesh(&mut self, now: Time) {
-        if !matches!(self.phase, Phase::Active) {
-            return;
-        }
-        let own = self.table.own_id();
-        let mut wanted = Vec::new();
-        let mut later = false;
-        let everybody = self.living() <= MESH_LIMIT;
-        let chosen = if everybody {
-            Vec::new()
-        } else {
-            self.chosen_peers()
-        };
-        for entry in self.table.living_others() {
-            let id = entry.identity.id;
-            if entry.stream.is_some() || (!everybody && !chosen.contains(&id)) {
-                continue;
-            }
-            let patient = entry.since + MESH_PATIENCE;
-            let failed = self.mesh_failures.get(&id).map(|at| *at + MESH_PATIENCE);
-            let turn = own < id || now >= patient;
-            let dialling = self
-                .dials
-                .values()
-                .any(|dial| dial.purpose == Purpose::Mesh(id))
-                || self.streams.values().any(|stream| {
-                    stream.peer.is_none() && stream.purpose == Some(Purpose::Mesh(id))
-                });
-            if turn && !dialling && failed.is_none_or(|at| now >= at) {
-                wanted.push((id, entry.identity.addr));
-            } else {
-                later = true;
-            }
-        }
-        if !wanted.is_empty() {
-            let (id, address) = wanted[self.rng.random_range(0..wanted.len())];
-            self.dial(address, Purpose::Mesh(id));
-        }
-        if wanted.len() > 1 {
-            self.timers.set(TimerKind::Mesh, now + MESH_PAUSE);
-        } else if later || wanted.len() == 1 {
-            self.timers
-                .set(TimerKind::Mesh, now + Duration::from_secs(1));
-        }
-    }
-
-    fn chosen_peers(&self) -> Vec<NodeId> {
-        let own = self.table.own_id();
-        let mut ranked: Vec<(u64, NodeId)> = self
-            .table
-            .living_others()
-            .map(|entry| {
-                let id = entry.identity.id;
-                // The same for both ends, so that a pair chooses each other.
-                (
-                    xxh3_64_with_seed(&(own.0 ^ id.0).to_be_bytes(), CHOICE_SEED),
-                    id,
-                )
-            })
-            .collect();
-        ranked.sort_unstable();
-        ranked.into_iter().take(CHOSEN).map(|(_, id)| id).collect()
-    }
-
-    /// Dials one of those who were lost, for ever, at a small rate.
-    pub(super) fn redial(&mut self, now: Time) {
-        if !matches!(self.phase, Phase::Active) {
-            return;
-        }
-        let timing = &self.config.timing;
-        let mut youngest = timing.redial_max * 10;
-        let mut lost: Vec<SocketAddr> = Vec::new();
-        for entry in self.table.others() {
-            if entry.status() == Status::Failed {
-                youngest = youngest.min(now.saturating_since(entry.since));
-                lost.push(entry.identity.addr);
-            }
-        }
-        let here: Vec<SocketAddr> = self
-            .table
-            .others()
-            .filter(|entry| entry.swim.is_some())
-            .map(|entry| entry.identity.addr)
-            .collect();
-        let alone = self.living() == 1;
-        let known = self.restored.peers.iter().filter(|_| alone);
-        for address in self.seeds.iter().chain(known) {
-            if *address != self.config.advertise
-                && !here.contains(address)
-                && !lost.contains(address)
-            {
-                lost.push(*address);
-            }
-        }
-        let pause = (youngest / 10).clamp(timing.redial, timing.redial_max);
-        if !lost.is_empty() {
-            self.redial_cursor = (self.redial_cursor + 1) % lost.len();
-            let address = lost[self.redial_cursor];
-            let busy = self.dials.values().any(|dial| dial.address == address);
-            if !busy {
-                self.dial(address, Purpose::Lost);
-            }
-        }
-        let pause = self.jitter(pause);
-        self.timers.set(TimerKind::Redial, now + pause);
-    }
-
-    pub(super) fn heal_report(&mut self) {
-        self.healing = false;
-        let regained = std::mem::take(&mut self.regained);
-        if !regained.is_empty() {
-            let members = regained.iter().map(|id| self.table.name_of(*id)).collect();
-            self.emit(Event::ClusterHealed { members });
-        }
-    }
-
-    /// Two sides have met: those who come back during the next moments are reported together.
-    pub(super) fn healing(&mut self, now: Time) {
-        self.healing = true;
-        self.timers.set(TimerKind::HealReport, now + HEALING);
     }
 
     fn hear_not_ready(
@@ -444,24 +404,14 @@ impl Core {
             }));
             return;
         }
+        let purpose = self.streams.get(&stream).and_then(|known| known.purpose);
+        if let Some(Purpose::Mesh(id) | Purpose::Keys(id)) = purpose {
+            self.no_stream_for_keys(now, id, &format!("it refused this node: {text}"));
+        }
         self.reject(
             now,
             "refused_by_peer",
             &format!("{remote} refused this node: {text}"),
         );
-    }
-
-    pub(super) fn probe_is_late(&mut self, target: crate::swim::identity::Identity) {
-        if !self.config.detection.evidence {
-            return;
-        }
-        if let Some(stream) = self.table.get(target.id).and_then(|entry| entry.stream) {
-            let body = DirectBody::Ping {
-                to: target.life(),
-                nonce: 0,
-                suspected: None,
-            };
-            self.send_frame(stream, &Frame::Direct(body));
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Config, MAX_NAME, MAX_TAGS, PROTOCOL, tags_size},
+    config::{Config, MAX_NAME, MAX_TAGS, tags_size},
     id::{Life, NodeId},
 };
 
@@ -38,6 +38,9 @@ pub enum Phase {
 pub struct Record {
     /// Whose.
     pub life: Life,
+    /// The generation with which its process started: its generation, unless another process was
+    /// found that had the same id (see `core::duplicates`).
+    pub started: u64,
     /// Grows with each change within a life. An eviction has the largest there is.
     pub version: u64,
     /// The node's unique name.
@@ -70,6 +73,7 @@ impl Record {
                 id: config.node,
                 generation: config.generation,
             },
+            started: config.generation,
             version: 1,
             name: config.name.clone(),
             addr: config.advertise,
@@ -79,7 +83,7 @@ impl Record {
             weight: config.weight,
             tags: config.tags.clone(),
             phase: Phase::Active,
-            protocol: PROTOCOL,
+            protocol: config.protocol,
             software: config.software.clone(),
         }
     }
@@ -114,7 +118,8 @@ impl Record {
             Phase::Evicted { by } => by.len(),
             _ => 0,
         };
-        (1..=MAX_NAME).contains(&self.name.len())
+        (1..=self.life.generation).contains(&self.started)
+            && (1..=MAX_NAME).contains(&self.name.len())
             && self.zone.len() <= MAX_NAME
             && self.software.len() <= MAX_TEXT
             && by <= MAX_NAME

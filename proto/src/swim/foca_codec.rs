@@ -37,6 +37,8 @@ pub(crate) struct Desk {
     pub(crate) news: Vec<News>,
     /// Custom broadcasts that were no news of ours at all.
     pub(crate) malformed: u64,
+    /// The next own record takes the place of all accusations and verdicts that wait.
+    pub(crate) retract: bool,
 }
 
 /// Shared access to the desk.
@@ -50,6 +52,7 @@ impl SharedDesk {
             seen: Vec::new(),
             news: Vec::new(),
             malformed: 0,
+            retract: false,
         })))
     }
 
@@ -67,7 +70,7 @@ struct WireHeader {
     message: WireMessage,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 enum WireMessage {
     Ping(u8),
     Ack(u8),
@@ -130,6 +133,21 @@ fn take<T: serde::de::DeserializeOwned>(mut buf: impl Buf) -> Result<T, FocaCode
 /// The header of a packet, without changing anything: who claims to send it.
 pub(crate) fn peek_source(packet: &[u8]) -> Result<Identity, DecodeError> {
     codec::decode_prefix::<Identity>(packet).map(|(identity, _)| identity)
+}
+
+/// A packet's header and size in words, for whoever reads traces.
+pub fn describe(packet: &[u8]) -> String {
+    match codec::decode_prefix::<WireHeader>(packet) {
+        Ok((header, used)) => {
+            let rest = packet.len() - used;
+            let incarnation = header.src_incarnation;
+            format!(
+                "{:?} at {incarnation}, {rest} bytes of news",
+                header.message
+            )
+        }
+        Err(error) => format!("{} bytes: {error}", packet.len()),
+    }
 }
 
 impl Codec<Identity> for FocaCodec {
@@ -249,7 +267,28 @@ impl Codec<Identity> for FocaCodec {
             2 => State::Down,
             other => return Err(FocaCodecError::State(other)),
         };
-        let member = Member::new(member.id, member.incarnation, state);
+        let own = self.desk.lock().own;
+        let nothing_new = Ok(Member::new(own, 0, State::Alive));
+        let member = if member.id.id == own.id {
+            if (member.id.generation, member.id.addr) != (own.generation, own.addr) {
+                // foca would declare it down, and be declared down by it, for ever. Who keeps the id
+                // is decided by records (see `core::duplicates`).
+                return nothing_new;
+            }
+            let state = match state {
+                // Whoever really has us down says so itself (`TurnUndead`, `Disowned`).
+                State::Down => State::Suspect,
+                other => other,
+            };
+            Member::new(member.id, member.incarnation, state)
+        } else {
+            if state != State::Alive {
+                // Suspicions and verdicts travel as news, with who says so and why; a word without an
+                // author would be believed, and passed on, whoever began it.
+                return nothing_new;
+            }
+            Member::new(member.id, member.incarnation, state)
+        };
         self.desk.lock().seen.push(member.clone());
         Ok(member)
     }
@@ -259,7 +298,12 @@ impl Codec<Identity> for FocaCodec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NewsKey {
     Record(NodeId),
-    Accusation { target: NodeId, accuser: NodeId },
+    /// The record of one who was away: what it was about to say of others is out of date.
+    RecordOfReturned(NodeId),
+    Accusation {
+        target: NodeId,
+        accuser: NodeId,
+    },
     Verdict(NodeId),
 }
 
@@ -281,6 +325,11 @@ impl Invalidates for NewsKey {
         // A verdict makes the accusations that led to it superfluous.
         match (self, other) {
             (Self::Verdict(id), Self::Accusation { target, .. }) => id == target,
+            (Self::RecordOfReturned(_), Self::Accusation { .. } | Self::Verdict(_)) => true,
+            (
+                Self::Record(id) | Self::RecordOfReturned(id),
+                Self::Record(other) | Self::RecordOfReturned(other),
+            ) => id == other,
             _ => self == other,
         }
     }
@@ -309,6 +358,13 @@ impl BroadcastHandler<Identity> for NewsDesk {
             }
         };
         if sender.is_none() {
+            let mut desk = self.desk.lock();
+            if let News::Record(record) = &news
+                && record.id() == desk.own.id
+                && std::mem::take(&mut desk.retract)
+            {
+                return Ok(Some(NewsKey::RecordOfReturned(record.id())));
+            }
             return Ok(Some(NewsKey::of(&news)));
         }
         self.desk.lock().news.push(news);

@@ -15,6 +15,8 @@
 //! Pings are repeated with growing pauses for as long as the inquiry goes on, so that neither
 //! a lost packet nor a short pause decides anything. A member that is suspected learns it
 //! from each of them, and answers with a larger incarnation: it refutes within a round trip.
+//!
+//! One that answers only over its stream lives; that its UDP is blocked is reported.
 
 use std::time::Duration;
 
@@ -26,6 +28,11 @@ use crate::{
 
 /// A kernel that accepts is asked once more, so much later.
 const SECOND_KNOCK: Duration = Duration::from_millis(15);
+/// A process that answers over its stream has so long to answer over UDP too, and gets a ping
+/// after each of these pauses: so many that plain loss is not taken for a firewall (with 30 %
+/// lost each way, all of them are with a probability of 10⁻⁷).
+const ONLY_STREAM: Duration = Duration::from_secs(5);
+const ONLY_STREAM_PAUSE: Duration = Duration::from_millis(200);
 /// Pauses between pings never exceed this.
 const PING_PAUSE_MAX: Duration = Duration::from_millis(800);
 
@@ -36,6 +43,8 @@ pub enum Conclusion {
     Silent(Reason),
     /// It answers over its stream, and not over UDP.
     OnlyStream,
+    /// Neither way was answered, which was not the question (see [`Inquiry::about_udp`]).
+    Nothing,
 }
 
 /// One inquiry about one life.
@@ -46,6 +55,7 @@ pub struct Inquiry {
     /// The knock that has not been answered yet.
     pub knocking: Option<Token>,
     started: Time,
+    timeout: Duration,
     silent_at: Time,
     next_ping: Time,
     pause: Duration,
@@ -53,6 +63,7 @@ pub struct Inquiry {
     accepted_before: bool,
     knock_at: Option<Time>,
     over_stream: bool,
+    about_udp: bool,
     concluded: Option<Conclusion>,
 }
 
@@ -63,6 +74,7 @@ impl Inquiry {
             nonce,
             knocking: None,
             started: now,
+            timeout,
             silent_at: now + timeout,
             next_ping: now,
             // Two pings fit into the timeout, so that one may be lost.
@@ -71,13 +83,44 @@ impl Inquiry {
             accepted_before: false,
             knock_at: Some(now),
             over_stream: false,
+            about_udp: false,
             concluded: None,
         }
+    }
+
+    /// Begins for a process that is known to live, because it answers over its stream: only
+    /// whether UDP reaches it is asked, and nobody is accused.
+    pub fn about_udp(now: Time, nonce: u32, timeout: Duration) -> Self {
+        Self {
+            knock_at: None,
+            about_udp: true,
+            pause: ONLY_STREAM_PAUSE,
+            ..Self::new(now, nonce, timeout)
+        }
+    }
+
+    /// Whether nothing but UDP is in question.
+    pub fn is_about_udp(&self) -> bool {
+        self.about_udp
     }
 
     /// The process answered over its stream.
     pub fn answered_over_stream(&mut self) {
         self.over_stream = true;
+    }
+
+    /// The stream over which it answered is gone: what it said there may be its last word, so
+    /// everybody is asked anew.
+    pub fn stream_lost(&mut self, now: Time) {
+        if std::mem::take(&mut self.over_stream) || self.about_udp {
+            self.about_udp = false;
+            self.kernel = None;
+            self.accepted_before = false;
+            self.knock_at = Some(now);
+            self.next_ping = now;
+            self.silent_at = self.silent_at.max(now + self.timeout);
+            self.pause = self.timeout / 2;
+        }
     }
 
     /// When it began.
@@ -91,7 +134,9 @@ impl Inquiry {
             return false;
         }
         self.next_ping = now + self.pause;
-        self.pause = (self.pause * 2).min(PING_PAUSE_MAX);
+        if !self.about_udp {
+            self.pause = (self.pause * 2).min(PING_PAUSE_MAX);
+        }
         true
     }
 
@@ -125,13 +170,32 @@ impl Inquiry {
         }
     }
 
+    /// Whether the process has been given its time to answer, and has not.
+    pub fn is_silent(&self, now: Time) -> bool {
+        now >= self.silent_at && !self.over_stream
+    }
+
     /// What is to be said now, if it is something that was not said before.
     pub fn conclude(&mut self, now: Time) -> Option<Conclusion> {
         if now < self.silent_at {
             return None;
         }
-        let conclusion = if self.over_stream {
-            Conclusion::OnlyStream
+        if self.over_stream && !self.about_udp {
+            // It lives. What remains is whether UDP reaches it.
+            *self = Self {
+                over_stream: true,
+                ..Self::about_udp(now, self.nonce, self.timeout)
+            };
+        }
+        let conclusion = if self.about_udp {
+            if now < self.started + ONLY_STREAM {
+                return None;
+            }
+            if self.over_stream {
+                Conclusion::OnlyStream
+            } else {
+                Conclusion::Nothing
+            }
         } else {
             Conclusion::Silent(match self.kernel? {
                 Knock::Refused => Reason::Refused,
@@ -149,7 +213,9 @@ impl Inquiry {
     /// When it wants to be looked at again.
     pub fn next(&self) -> Time {
         let mut next = self.next_ping;
-        if self.concluded.is_none() && (self.kernel.is_some() || self.over_stream) {
+        if self.about_udp {
+            next = next.min(self.started + ONLY_STREAM);
+        } else if self.concluded.is_none() && (self.kernel.is_some() || self.over_stream) {
             next = next.min(self.silent_at);
         }
         self.knock_at.map_or(next, |at| next.min(at))
@@ -158,15 +224,19 @@ impl Inquiry {
     /// This node itself was asleep for `late`: nothing that was due meanwhile says anything
     /// about others. Waiting begins anew.
     pub fn excuse(&mut self, now: Time) {
-        let timeout = self.silent_at.saturating_since(self.started);
         if self.concluded.is_none() {
             self.started = now;
-            self.silent_at = now + timeout;
+            self.silent_at = now + self.timeout;
             self.next_ping = now;
-            self.pause = timeout / 2;
+            self.pause = if self.about_udp {
+                ONLY_STREAM_PAUSE
+            } else {
+                self.timeout / 2
+            };
+            self.over_stream = false;
             self.kernel = None;
             self.accepted_before = false;
-            self.knock_at = Some(now);
+            self.knock_at = (!self.about_udp).then_some(now);
         }
     }
 }
@@ -231,6 +301,51 @@ mod tests {
             }
         }
         assert_eq!(at, [0, 25, 75, 175, 375, 775, 1575, 2375, 3175, 3975]);
+    }
+
+    #[test]
+    fn an_answer_over_the_stream_alone_is_believed_after_many_pings() {
+        let (mut inquiry, now) = start();
+        inquiry.answered_over_stream();
+        inquiry.knocked(now, Knock::Refused);
+        let mut at = now + TIMEOUT;
+        assert_eq!(inquiry.conclude(at), None, "UDP may be lossy");
+        let mut pings = 0;
+        while inquiry.conclude(at) != Some(Conclusion::OnlyStream) {
+            assert!(inquiry.next() > at || inquiry.take_ping(at), "it is stuck");
+            pings += 1;
+            at = inquiry.next();
+        }
+        assert_eq!(at, now + TIMEOUT + ONLY_STREAM);
+        assert_eq!(pings, 25);
+    }
+
+    #[test]
+    fn when_only_udp_is_in_question_nobody_is_accused() {
+        let now = Time::from_millis(1000);
+        let mut inquiry = Inquiry::about_udp(now, 7, TIMEOUT);
+        assert!(inquiry.take_ping(now) && !inquiry.take_knock(now));
+        assert_eq!(inquiry.conclude(now + TIMEOUT), None);
+        let end = now + ONLY_STREAM;
+        assert_eq!(inquiry.clone().conclude(end), Some(Conclusion::Nothing));
+        inquiry.answered_over_stream();
+        assert_eq!(inquiry.conclude(end), Some(Conclusion::OnlyStream));
+    }
+
+    #[test]
+    fn a_stream_that_breaks_after_its_answer_leaves_the_question_open() {
+        let (mut inquiry, now) = start();
+        assert!(inquiry.take_knock(now));
+        inquiry.answered_over_stream();
+        let broke = now + TIMEOUT * 2;
+        inquiry.stream_lost(broke);
+        assert!(inquiry.take_ping(broke) && inquiry.take_knock(broke));
+        inquiry.knocked(broke, Knock::Refused);
+        assert_eq!(inquiry.conclude(broke), None, "it has time to answer");
+        assert_eq!(
+            inquiry.conclude(broke + TIMEOUT),
+            Some(Conclusion::Silent(Reason::Refused))
+        );
     }
 
     #[test]

@@ -90,6 +90,16 @@ impl Suspicion {
         before != Some(reason)
     }
 
+    /// Whether that accuser has said so before.
+    pub fn has_heard(&self, accuser: NodeId, reason: Reason) -> bool {
+        self.accusers.get(&accuser) == Some(&reason)
+    }
+
+    /// Whether that member accuses, for whatever reason.
+    pub fn accused_by(&self, accuser: NodeId) -> bool {
+        self.accusers.contains_key(&accuser)
+    }
+
     /// How many accuse.
     pub fn accusers(&self) -> usize {
         self.accusers.len()
@@ -118,6 +128,13 @@ impl Suspicion {
             .filter(|id| **id != own && refused(id))
             .count();
         refused(&own) && others >= windows.refusals
+    }
+
+    /// Whether a verdict of that author may be followed: at least two are heard that count, and
+    /// the target has proved nothing.
+    pub fn is_confirmed_by(&self, author: NodeId) -> bool {
+        let others = self.credible.iter().filter(|id| **id != author).count();
+        self.proof.is_none() && others >= 1
     }
 
     /// When it is believed, if nothing refutes it before.
@@ -228,6 +245,18 @@ mod tests {
         suspicion.accuse(NodeId(5), Reason::Unresponsive, silent_since, true);
         let deadline = suspicion.deadline(ME, &WINDOWS);
         assert_eq!(deadline, silent_since + WINDOWS.unresponsive);
+    }
+
+    #[test]
+    fn nobody_confirms_his_own_verdict() {
+        let (mut suspicion, now) = start();
+        suspicion.accuse(NodeId(2), Reason::Unreachable, now, true);
+        assert!(!suspicion.is_confirmed_by(NodeId(2)));
+        assert!(suspicion.is_confirmed_by(NodeId(3)));
+        suspicion.accuse(ME, Reason::Unreachable, now, true);
+        assert!(suspicion.is_confirmed_by(NodeId(2)));
+        suspicion.proof = Some(now);
+        assert!(!suspicion.is_confirmed_by(NodeId(2)));
     }
 
     #[test]

@@ -17,6 +17,7 @@
 //! B ->[Welcome: cluster, settings, keys, who is there]      A     A is a member now, and knows all
 //!   | [NotReady: I am no member yet either; who expects]          A tries again
 //!   | [Refused: why]                                              A says why, and stops
+//!   | [Taken: by whom], if A is a member                          the younger one stops
 //! ```
 //!
 //! Push/pull, every 30 s and after each Welcome to a member; at most two round trips, and one
@@ -42,7 +43,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::ClusterSettings,
+    config::{ClusterSettings, tags_size},
     event::Reason,
     id::{ClusterId, Life, NodeId},
     members::record::Record,
@@ -178,6 +179,19 @@ pub struct SyncEntry {
     pub record: Option<Record>,
 }
 
+impl SyncEntry {
+    /// At most so many bytes encoded.
+    pub fn most_bytes(&self) -> usize {
+        /// All but tags, with every name and address as long as can be (the test of parcels
+        /// asserts it).
+        const BARE: usize = 480;
+        /// Lengths of a key and of its value.
+        const LENGTHS: usize = 6;
+        let tags = self.record.as_ref().map(|record| &record.tags);
+        BARE + tags.map_or(0, |tags| tags_size(tags) + tags.len() * LENGTHS)
+    }
+}
+
 /// Why a stream is opened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Intent {
@@ -258,6 +272,8 @@ pub enum Frame {
     NotReady(Expecting),
     /// Never: the text says why.
     Refused(String),
+    /// To a member: another one holds its id or name; here is that one's record.
+    Taken(Box<Record>),
     /// One of two streams between the same two members is one too many; the other one stays.
     Superfluous,
     /// Also over streams.

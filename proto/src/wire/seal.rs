@@ -90,7 +90,8 @@ pub struct Opener {
     /// The associated data, header first: the cluster's name stays, the header is that of the
     /// last packet.
     associated: Vec<u8>,
-    peers: BTreeMap<PeerKey, Peer>,
+    /// Boxed, so that the map itself, which is searched with every packet, is small.
+    peers: BTreeMap<PeerKey, Box<Peer>>,
     /// Of those, at most this many: [`MAX_PEERS`].
     max_peers: usize,
     /// Packets accepted so far, the clock of [`Peer::used`].
@@ -304,7 +305,8 @@ impl Opener {
         let fresh = window.accept(counter);
         debug_assert!(fresh, "a new window accepts everything");
         let used = self.accepted;
-        self.peers.insert(peer, Peer { key, window, used });
+        self.peers
+            .insert(peer, Box::new(Peer { key, window, used }));
     }
 }
 

@@ -1,0 +1,29 @@
+//! Nodes that get hardly any CPU, as in the experiments of Lifeguard (Dadgar et al. 2017,
+//! section V.D): blocked for eight seconds, running for a moment, and so on.
+
+use std::time::Duration;
+
+use super::Draw;
+use crate::fault::Action;
+
+const BLOCKED: Duration = Duration::from_secs(8);
+const RUNNING: Duration = Duration::from_millis(60);
+
+pub(super) fn starved(draw: &mut Draw) {
+    let end = draw.minutes(2);
+    let quarter = draw.nodes.div_ceil(4);
+    for host in draw.some(quarter) {
+        // Each in its own rhythm, as machines are that have nothing to do with each other.
+        let after = draw.below(BLOCKED + RUNNING);
+        draw.at(
+            Duration::ZERO,
+            Action::Starve {
+                host,
+                blocked: BLOCKED,
+                running: RUNNING,
+                after,
+            },
+        );
+        draw.at(end, Action::Nourish(host));
+    }
+}
