@@ -7,6 +7,7 @@
 //! SIGTERM and SIGINT: the node stops, but will be back. A second one ends the process at
 //! once. SIGHUP reads the settings again: see [`reload`].
 
+mod notify;
 mod reload;
 
 use std::{
@@ -122,6 +123,9 @@ fn cannot_listen(flag: &str, address: SocketAddr, error: &std::io::Error) -> Fai
             "; another process has it. {flag} {}:0 takes any free port",
             address.ip()
         ),
+        std::io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; ports below 1024 need privileges".to_owned()
+        }
         std::io::ErrorKind::AddrNotAvailable => "; that is no address of this machine".to_owned(),
         _ => String::new(),
     };
@@ -176,6 +180,7 @@ impl Agent<'_> {
         };
         let http = api::spawn(listener, handle.clone(), options)
             .map_err(|e| Failure::failed(format!("cannot serve HTTP: {e}")))?;
+        notify::when_ready(&handle);
         let outcome = self.watch_over(&handle, &mut signals).await;
         finish_http(http, &outcome);
         outcome
@@ -227,6 +232,7 @@ impl Agent<'_> {
                 Woken::AskedToStop(by) => {
                     tracing::info!(target: "kith", by, "stopping; once more stops at once");
                     asked = Some(Instant::now());
+                    notify::stopping();
                     // Asked in a task: whoever is impatient can still ask again.
                     let handle = handle.clone();
                     tokio::spawn(async move {
