@@ -50,6 +50,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::dial::try_handshake;
 use self::stream::Outbox;
 use crate::{
     counters::HostCounters,
