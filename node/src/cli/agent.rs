@@ -169,6 +169,7 @@ impl Agent<'_> {
         for warning in &self.settings.warnings {
             tracing::warn!(target: "kith::settings", "{warning}");
         }
+        notify::when_ready(&handle);
         let seeds = &self.settings.core.seeds;
         if !seeds.is_empty() {
             // What comes of it is an event, and may take a while.
@@ -180,7 +181,6 @@ impl Agent<'_> {
         };
         let http = api::spawn(listener, handle.clone(), options)
             .map_err(|e| Failure::failed(format!("cannot serve HTTP: {e}")))?;
-        notify::when_ready(&handle);
         let outcome = self.watch_over(&handle, &mut signals).await;
         finish_http(http, &outcome);
         outcome
