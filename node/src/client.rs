@@ -329,6 +329,9 @@ impl Client {
 fn reason(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) => error.to_string(),
+        ureq::Error::Protocol(_) => "what listens there does not speak HTTP (an agent does at \
+                                     its port 7402, unless told otherwise; 7400 is for its peers)"
+            .to_owned(),
         other => other.to_string(),
     }
 }

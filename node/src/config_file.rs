@@ -158,7 +158,7 @@ impl Sources {
         Resolver {
             all,
             origins,
-            warnings: Vec::new(),
+            warnings: layer::unknown_variables(&self.env),
         }
         .resolve()
     }

@@ -1,6 +1,7 @@
 //! Events in the log: a readable line for people, a flat object for programs.
 //!
-//! [`log()`] emits one `tracing` event per [`EventView`], target `kith`, with two fields:
+//! [`log()`] emits one `tracing` event per [`EventView`], target `kith`
+//! ([`READY_TARGET`] for one of them), with two fields:
 //!
 //! | field | holds | for |
 //! |---|---|---|
@@ -46,26 +47,33 @@ use crate::view::EventView;
 /// The field that carries the JSON object; formats for people leave it out.
 pub const FLAT: &str = "kith_event";
 
+/// The target of `agent_ready`; `kith` is that of all other events. Whoever needs to know
+/// where an agent listens can ask for that line alone.
+pub const READY_TARGET: &str = "kith::ready";
+
 /// Fields of an event that people are spared: the name beside it says as much.
 const NOT_FOR_PEOPLE: [&str; 2] = ["event", "member_id"];
 
 /// Writes an event to the log, at the level of its severity.
 pub fn log(view: &EventView) {
     macro_rules! at {
-        ($level:expr) => {
-            if tracing::enabled!(target: "kith", $level) {
+        ($target:expr, $level:expr) => {
+            if tracing::enabled!(target: $target, $level) {
                 tracing::event!(
-                    target: "kith", $level,
+                    target: $target, $level,
                     kith_event = flat(view).as_str(), "{}", text(view)
                 );
             }
         };
     }
     match view.level {
-        Severity::Debug => at!(Level::DEBUG),
-        Severity::Info => at!(Level::INFO),
-        Severity::Warn => at!(Level::WARN),
-        Severity::Error => at!(Level::ERROR),
+        Severity::Info if matches!(view.event, kith_proto::event::Event::AgentReady { .. }) => {
+            at!(READY_TARGET, Level::INFO);
+        }
+        Severity::Debug => at!("kith", Level::DEBUG),
+        Severity::Info => at!("kith", Level::INFO),
+        Severity::Warn => at!("kith", Level::WARN),
+        Severity::Error => at!("kith", Level::ERROR),
     }
 }
 

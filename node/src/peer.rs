@@ -50,6 +50,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use self::dial::try_handshake;
 use self::stream::Outbox;
 use crate::{
     counters::HostCounters,
@@ -71,7 +72,7 @@ pub(crate) const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 const GREETING: u8 = 1;
 /// What it says instead to a dialler who does not prove that it holds the cluster's key.
 const WRONG_KEY: u8 = 2;
-/// Lines about strangers at the door, at most one per this.
+/// Lines of a kind about strangers at the door, at most one per this.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
 
 /// Time limits of the network side.
@@ -147,7 +148,11 @@ struct Shared {
     listen: IpAddr,
     last_stream: AtomicU64,
     room: Arc<Semaphore>,
+    /// Lines about those who are not trusted, about what is no peer at all, and about sockets
+    /// that the system does not give: none keeps the others from being told.
     strangers: Limited,
+    noise: Limited,
+    exhausted: Limited,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -172,6 +177,8 @@ impl Peers {
             last_stream: AtomicU64::new(0),
             room: Arc::new(Semaphore::new(MAX_RECEIVED)),
             strangers: Limited::new(LOG_PERIOD),
+            noise: Limited::new(LOG_PERIOD),
+            exhausted: Limited::new(LOG_PERIOD),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         });

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::NodeId;
 
+const DAY: u64 = 24 * 3600;
+
 /// Versions of the protocol that this build speaks, oldest and newest.
 pub const PROTOCOL: (u16, u16) = (1, 1);
 /// The version after the newest. Nobody speaks it but nodes of the simulator, where rolling
@@ -104,38 +106,50 @@ pub struct Timing {
     /// The least time that a probe waits for its answer, however fast the network seems:
     /// 5 ms to 10 s. Shorter finds failures sooner, and mistakes a busy machine for a dead one.
     pub probe_timeout_min: Duration,
-    /// The most that a probe waits for its answer.
+    /// The most that a probe waits for its answer, from `probe_timeout_min` to less than
+    /// `probe_period`. Shorter finds failures of members whose round trip is not known sooner,
+    /// longer forgives slow networks.
     pub probe_timeout_max: Duration,
     /// How long a member whose host is silent stays suspected after enough others have
-    /// confirmed it, in a cluster of up to ten; grows with the logarithm of the size.
+    /// confirmed it, in a cluster of up to ten; grows with the logarithm of the size. 50 ms to
+    /// 10 min: shorter finds vanished machines sooner, longer gives the living more time to
+    /// refute.
     pub suspicion_min: Duration,
-    /// The same without any confirmation, as a multiple of the least.
+    /// The same without any confirmation, as a multiple of the least: 1 to 100.
     pub suspicion_max_factor: u32,
-    /// How long a member may say nothing while its host's kernel still answers.
+    /// How long a member may say nothing while its host's kernel still answers: 100 ms to 1 h.
+    /// Shorter takes over sooner from stopped processes, longer waits for those that wake.
     pub unresponsive: Duration,
     /// State is compared with one other member this often (stretched with the logarithm of
-    /// the cluster's size).
+    /// the cluster's size): 1 s to 1 h. Shorter mends sooner what gossip missed, and costs a
+    /// small frame each time.
     pub push_pull: Duration,
-    /// News waits at most this long to travel with other news.
+    /// News waits at most this long to travel with other news: 1 ms to 1 s. Shorter is sooner
+    /// known, in more packets.
     pub burst: Duration,
-    /// A host gives up a dial after this.
+    /// A host gives up a dial after this: 10 ms to 10 min. Shorter is sooner done with the
+    /// dead, longer reaches far and slow peers.
     pub dial_timeout: Duration,
-    /// A host gives up a knock after this.
+    /// A host gives up a knock after this: 10 ms to 1 min. Shorter calls a silent host
+    /// unreachable sooner, longer forgives lost packets.
     pub knock_timeout: Duration,
-    /// The least pause between two dials to lost members and seeds.
+    /// The least pause between two dials to lost members and seeds: 100 ms to 10 min. Shorter
+    /// heals splits sooner, and costs a connection attempt each time.
     pub redial: Duration,
-    /// The same for members that have been lost for long.
+    /// The same for members that have been lost for long: from `redial` to 24 h.
     pub redial_max: Duration,
-    /// A joiner that reached no seed says so this often.
+    /// A joiner that reached no seed says so this often: 1 ms to 1 h.
     pub join_report: Duration,
-    /// Leaving takes at most this long.
+    /// Leaving takes at most this long: 100 ms to 24 h.
     pub leave: Duration,
-    /// Failed members are forgotten after this.
+    /// Failed members are forgotten after this, and not dialled any more: 1 s to 10 years.
     pub forget_failed: Duration,
-    /// Members that left or were evicted are forgotten after this.
+    /// Members that left or were evicted are forgotten after this: 1 s to 10 years. An eviction
+    /// holds no longer.
     pub forget_left: Duration,
     /// Once members have not changed for this long, ownership is computed anew; in clusters of
-    /// more than 64 in proportion longer. While changes go on, after 16 times that.
+    /// more than 64 in proportion longer. While changes go on, after 16 times that. 1 ms to
+    /// 1 min: shorter moves sooner, longer moves less often.
     pub placement_delay: Duration,
 }
 
@@ -313,12 +327,26 @@ impl Timing {
         within("push_pull", self.push_pull, 1000, 3600, "1s to 1h")?;
         within("burst", self.burst, 1, 1, "1ms to 1s")?;
         within("redial", self.redial, 100, 600, "100ms to 10m")?;
-        within("leave", self.leave, 100, 86_400, "100ms to 24h")?;
+        within("leave", self.leave, 100, DAY, "100ms to 24h")?;
+        within("dial_timeout", self.dial_timeout, 10, 600, "10ms to 10m")?;
+        within("knock_timeout", self.knock_timeout, 10, 60, "10ms to 1m")?;
+        within("join_report", self.join_report, 1, 3600, "1ms to 1h")?;
+        within("placement_delay", self.placement_delay, 1, 60, "1ms to 1m")?;
+        let years = 10 * 365 * DAY;
+        let allowed = "1s to 10 years";
+        within("forget_failed", self.forget_failed, 1000, years, allowed)?;
+        within("forget_left", self.forget_left, 1000, years, allowed)?;
         check(
-            self.redial_max >= self.redial,
+            self.redial_max >= self.redial && self.redial_max <= Duration::from_secs(DAY),
             "redial_max",
             format!("{:?}", self.redial_max),
-            "at least redial",
+            "from redial to 24h",
+        )?;
+        check(
+            (1..=100).contains(&self.suspicion_max_factor),
+            "suspicion_max_factor",
+            self.suspicion_max_factor.to_string(),
+            "1 to 100",
         )
     }
 }

@@ -77,9 +77,16 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
+        let stage = Self::with_seeds(&[]);
+        assert_eq!(stage.core.phase_name(), "active");
+        stage
+    }
+
+    fn with_seeds(seeds: &[&str]) -> Self {
         let now = Time::from_millis(1);
         let mut config = Config::new(OWN, "n1", address(1));
         config.generation = STARTED;
+        config.seeds = seeds.iter().map(|seed| (*seed).to_owned()).collect();
         let core = Core::new(config, ring(), [7; 32], Restored::default(), now);
         let mut stage = Self {
             core,
@@ -93,7 +100,6 @@ impl Stage {
             datagrams: 0,
         };
         stage.tell(Input::Tick);
-        assert_eq!(stage.core.phase_name(), "active");
         stage
     }
 
@@ -371,6 +377,17 @@ fn a_verdict_on_a_renewal_that_is_not_known_condemns_nobody() {
     assert_eq!(stage.status(NodeId(4)), Status::Alive);
     let own = stage.core.table().get(OWN).expect("itself").identity;
     assert_eq!(own.renewal, 0, "nobody can know of a renewal that was not");
+}
+
+#[test]
+fn nobody_is_refused_by_whom_he_did_not_ask() {
+    let mut stage = Stage::with_seeds(&["10.0.0.9:7400"]);
+    assert_eq!(stage.core.phase_name(), "joining");
+    let stream = stage.open(address(5));
+    stage.say(stream, &Frame::Refused("go away".to_owned()));
+    assert!(stage.stopped.is_none());
+    assert_eq!(stage.core.phase_name(), "joining");
+    assert_eq!(stage.counter("rejected_frame"), 1);
 }
 
 #[test]

@@ -6,13 +6,13 @@
 //!
 //! | file | scenarios |
 //! |---|---|
-//! | [`gone`] | crash, mass-crash, black-hole |
-//! | [`lossy`] | loss-5, loss-10, loss-20, loss-30 |
-//! | [`starving`] | starved |
-//! | [`cut`] | one-way-cut, partial-partition, flapping-link, split, two-node-split |
-//! | [`coming`] | join, mass-join, mass-restart, rolling-restart, rolling-upgrade, key-rotation |
-//! | [`churn`] | churn |
-//! | [`random`] | random: everything, together |
+//! | `gone` | crash, mass-crash, black-hole |
+//! | `lossy` | loss-5, loss-10, loss-20, loss-30 |
+//! | `starving` | starved |
+//! | `cut` | one-way-cut, partial-partition, flapping-link, split, two-node-split |
+//! | `coming` | join, mass-join, mass-restart, rolling-restart, rolling-upgrade, key-rotation |
+//! | `churn` | churn |
+//! | `random` | random: everything, together |
 
 mod churn;
 mod coming;

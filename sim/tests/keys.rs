@@ -161,6 +161,20 @@ fn a_member_that_dies_meanwhile_is_named_and_does_not_hold_it_up() {
 }
 
 #[test]
+fn a_key_that_nobody_holds_cannot_be_removed() {
+    let (mut world, hosts) = cluster(4, 3);
+    let key = new_key().id();
+    let remove = Command::KeyRemove { key };
+    let Answer::Refused(text) = answer(&mut world, hosts[0], remove, SECOND * 10) else {
+        panic!("it was removed");
+    };
+    assert!(text.contains("no member holds"), "{text}");
+    // Nor does it count as one that was removed, and is not to be brought back.
+    let add = Command::KeyAdd { key: new_key() };
+    expect_done_by(&answer(&mut world, hosts[1], add, SECOND * 10), 3);
+}
+
+#[test]
 fn a_rotation_right_after_the_start_reaches_everybody() {
     for seed in 0..5 {
         let (mut world, hosts) = cluster(seed, 30);

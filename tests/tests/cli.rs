@@ -121,6 +121,42 @@ fn the_agent_can_be_named_by_the_environment() {
 }
 
 #[test]
+fn the_doctor_tells_whether_a_seed_holds_the_same_key() {
+    let mut cluster = cluster::of(1).start();
+    let seed = cluster.spec(0).address().to_string();
+    let key = cluster.spec(0).key.clone().unwrap();
+    let other = cluster.folder().join("another key");
+    std::fs::write(&other, cluster::test_key(2)).unwrap();
+    let data = cluster.folder().join("new");
+    let ask = |key: &std::path::Path| {
+        let mut command = binary::command().unwrap();
+        command.args([
+            "doctor",
+            "--json",
+            "--listen",
+            "127.0.0.1:0",
+            "--seed",
+            &seed,
+        ]);
+        command.arg("--key-file").arg(key);
+        command.arg("--data-dir").arg(&data);
+        let (_, out, _) = process::run_apart(&mut command).unwrap();
+        let findings: Value = serde_json::from_str(&out).unwrap();
+        let about_seed = |finding: &&Value| finding["check"] == "seed";
+        let found = findings.as_array().unwrap().iter().find(about_seed);
+        found.unwrap().clone()
+    };
+    assert_eq!(ask(&key)["verdict"], "ok");
+    let found = ask(&other);
+    assert_eq!(found["verdict"], "fail");
+    let text = found["text"].as_str().unwrap();
+    assert!(
+        text.contains("does not hold the same cluster key"),
+        "{text}"
+    );
+}
+
+#[test]
 fn keys_that_are_made_differ_and_are_keys() {
     let make = || expect_success(binary::command().unwrap().arg("keygen"));
     let (one, other) = (make(), make());

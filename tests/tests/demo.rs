@@ -55,6 +55,24 @@ fn a_demo_starts_shows_and_stops_all_its_nodes() {
     }
 }
 
+#[test]
+fn a_demo_with_quiet_logs_still_says_where_its_nodes_are() {
+    let mut command = binary::command().unwrap();
+    command.args(["demo", "--nodes", "2", "--log", "error"]);
+    let demo = Process::start("the quiet demo", &mut command).unwrap();
+    wait::until("the demo to explain itself", || {
+        let text = demo.log().text();
+        if text.contains("Ctrl-C") {
+            Ok(())
+        } else {
+            Err(text)
+        }
+    });
+    assert!(!demo.log().text().contains("member_joined"));
+    demo.signal(Signal::INT).unwrap();
+    assert_eq!(demo.expect_code(), 0);
+}
+
 /// Processes below `root` that run `kith agent`, with their command lines.
 fn descendants(root: u32) -> BTreeMap<u32, String> {
     let mut parents = BTreeMap::new();

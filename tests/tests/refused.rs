@@ -5,7 +5,12 @@
     reason = "what a test may do, its helpers may do too"
 )]
 
-use std::{fs, net::TcpListener, process::Command};
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::Command,
+};
 
 use kith_tests::{
     agent::{Agent, Spec},
@@ -19,6 +24,15 @@ use kith_tests::{
 #[test]
 fn wrong_key() {
     let mut cluster = cluster::of(1).start();
+    let mark = cluster.node(0).mark();
+    // Somebody who tries all ports must not keep the line about the key from being told.
+    let mut scanner = TcpStream::connect(cluster.spec(0).address()).unwrap();
+    scanner.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    match scanner.read_to_end(&mut answer) {
+        Ok(_) => {}
+        Err(reset) => assert_eq!(reset.kind(), ErrorKind::ConnectionReset),
+    }
     let newcomer = start_changed(&mut cluster, |spec| {
         let key = spec.key.as_mut().unwrap();
         key.set_file_name("another key");
@@ -29,6 +43,8 @@ fn wrong_key() {
         4,
         &["key", &cluster.spec(0).address().to_string()],
     );
+    let warned = "turned away a node that does not hold this cluster's key";
+    cluster.node(0).expect_line(mark, warned);
     cluster.node(0).expect_alive(&["n1"]);
 }
 

@@ -7,6 +7,7 @@
 //! SIGTERM and SIGINT: the node stops, but will be back. A second one ends the process at
 //! once. SIGHUP reads the settings again: see [`reload`].
 
+mod notify;
 mod reload;
 
 use std::{
@@ -122,6 +123,9 @@ fn cannot_listen(flag: &str, address: SocketAddr, error: &std::io::Error) -> Fai
             "; another process has it. {flag} {}:0 takes any free port",
             address.ip()
         ),
+        std::io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; ports below 1024 need privileges".to_owned()
+        }
         std::io::ErrorKind::AddrNotAvailable => "; that is no address of this machine".to_owned(),
         _ => String::new(),
     };
@@ -165,6 +169,7 @@ impl Agent<'_> {
         for warning in &self.settings.warnings {
             tracing::warn!(target: "kith::settings", "{warning}");
         }
+        notify::when_ready(&handle);
         let seeds = &self.settings.core.seeds;
         if !seeds.is_empty() {
             // What comes of it is an event, and may take a while.
@@ -227,6 +232,7 @@ impl Agent<'_> {
                 Woken::AskedToStop(by) => {
                     tracing::info!(target: "kith", by, "stopping; once more stops at once");
                     asked = Some(Instant::now());
+                    notify::stopping();
                     // Asked in a task: whoever is impatient can still ask again.
                     let handle = handle.clone();
                     tokio::spawn(async move {

@@ -32,6 +32,7 @@ use super::{
     lines::describe,
     out::{Cell, Colour, Out},
 };
+use crate::log_event::READY_TARGET;
 
 /// The name of the cluster, which its key derives from.
 const CLUSTER: &str = "demo";
@@ -164,7 +165,7 @@ impl<'a> Demo<'a> {
             ])
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
             .args(["--log-format", "json", "--leave-timeout", LEAVE.0])
-            .args(["--log", &self.args.log])
+            .args(["--log", &format!("{},{READY_TARGET}=info", self.args.log)])
             .arg("--exit-on-stdin-eof");
         if let Some(seed) = seed {
             command.args(["--seed", seed]);
@@ -271,7 +272,7 @@ impl<'a> Demo<'a> {
             Err(error) => format!("is lost: {error}"),
         };
         let left = self.agents.iter().filter(|agent| !agent.exited).count();
-        format!("process {pid} {how}; {left} are left")
+        format!("process {pid} {how}; {left} left")
     }
 
     fn explain(&mut self) -> io::Result<()> {

@@ -12,8 +12,15 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     SettingsError,
-    values::{Secret, Size, Span, Tag, address_in_file, parse_address, parse_seed, parse_switch},
+    values::{
+        Secret, Size, Span, Tag, address_in_file, parse_address, parse_seed, parse_switch,
+        parse_whole,
+    },
 };
+
+/// Variables that mean something, and are no flags of this layer: the file of settings, the
+/// key, and the agent that client commands ask.
+const OTHER_VARIABLES: [&str; 3] = ["KITH_CONFIG", "KITH_KEY", "KITH_AGENT"];
 
 /// Settings that one source gives; those it does not give are `None`.
 #[derive(Clone, Debug, Default, PartialEq, Args, Serialize, Deserialize)]
@@ -43,7 +50,7 @@ pub struct Layer {
     pub seeds: Option<Vec<String>>,
     /// Bootstrap once this many nodes list each other: more than half of those intended,
     /// or two clusters could come to be (1 to 1000)
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = parse_whole)]
     pub expect: Option<u32>,
     /// Where the node keeps its id and what it knows
     /// [default: $XDG_DATA_HOME/kith/NAME, that is ~/.local/share/kith/NAME]
@@ -81,7 +88,7 @@ pub struct Layer {
     #[arg(long, value_name = "ZONE")]
     pub zone: Option<String>,
     /// Share of the work relative to others, 1 to 10000 [default: 100]
-    #[arg(long, value_name = "W")]
+    #[arg(long, value_name = "W", value_parser = parse_whole)]
     pub weight: Option<u32>,
     /// A label others see; repeatable, 2 KiB in all
     #[arg(long = "tag", value_name = "KEY=VALUE", action = ArgAction::Append)]
@@ -95,10 +102,10 @@ pub struct Layer {
     pub consistency: Option<Consistency>,
     /// Bootstrap only: number of partitions, a power of two up to 16384; more spread finer and
     /// cost memory [default: 256]
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = parse_whole)]
     pub partitions: Option<u32>,
     /// Bootstrap only: copies of each partition, the owner's included, 1 to 16 [default: 3]
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", value_parser = parse_whole)]
     pub copies: Option<u32>,
     /// Leaving takes at most this long, 100ms to 24h [default: 30s]
     #[arg(long, value_name = "TIME")]
@@ -207,18 +214,13 @@ impl Layer {
         })
     }
 
-    /// Reads `KITH_...` variables. Those that no setting has are let be: container platforms
-    /// add their own (`KITH_PORT`, `KITH_SERVICE_HOST`) for a service of this name.
+    /// Reads `KITH_...` variables. Those that no setting has are let be: see
+    /// [`unknown_variables`].
     pub(crate) fn from_env(env: &BTreeMap<String, String>) -> Result<Self, SettingsError> {
-        let mut command =
-            Self::augment_args(clap::Command::new("environment").no_binary_name(true));
+        let mut command = environment();
         let mut argv = Vec::new();
-        let flags: Vec<String> = command
-            .get_arguments()
-            .filter_map(|arg| arg.get_long().map(str::to_owned))
-            .collect();
-        for flag in flags {
-            let variable = format!("KITH_{}", flag.replace('-', "_").to_uppercase());
+        for flag in flags_of(&command) {
+            let variable = variable_of(&flag);
             let Some(value) = env.get(&variable) else {
                 continue;
             };
@@ -301,7 +303,7 @@ impl Origin {
         match self {
             Self::Flags => format!("--{flag}"),
             Self::Environment if setting == "log" => "KITH_LOG or RUST_LOG".to_owned(),
-            Self::Environment => format!("KITH_{}", flag.replace('-', "_").to_uppercase()),
+            Self::Environment => variable_of(flag),
             Self::File { path, text } => {
                 let starts = |line: &str| {
                     let key = line.split('=').next().unwrap_or("").trim();
@@ -314,6 +316,38 @@ impl Origin {
             }
         }
     }
+}
+
+/// Warnings about `KITH_...` variables that are none of ours: probably mistyped. That is no
+/// reason to refuse, because container platforms add their own for a service of this name
+/// (`KITH_PORT`, `KITH_SERVICE_HOST`), of which nothing is said.
+pub(super) fn unknown_variables(env: &BTreeMap<String, String>) -> Vec<String> {
+    let settings: Vec<String> = flags_of(&environment())
+        .iter()
+        .map(|flag| variable_of(flag))
+        .collect();
+    env.keys()
+        .filter(|name| name.starts_with("KITH_"))
+        .filter(|name| !settings.contains(name) && !OTHER_VARIABLES.contains(&name.as_str()))
+        .filter(|name| !name.contains("_PORT") && !name.contains("_SERVICE_"))
+        .map(|name| format!("{name} is no setting, and is not used: see `kith agent --help`"))
+        .collect()
+}
+
+/// The flags of this layer as a command of their own.
+fn environment() -> clap::Command {
+    Layer::augment_args(clap::Command::new("environment").no_binary_name(true))
+}
+
+fn flags_of(command: &clap::Command) -> Vec<String> {
+    let flags = command.get_arguments();
+    flags
+        .filter_map(|arg| arg.get_long().map(str::to_owned))
+        .collect()
+}
+
+fn variable_of(flag: &str) -> String {
+    format!("KITH_{}", flag.replace('-', "_").to_uppercase())
 }
 
 fn parse_consistency(text: &str) -> Result<Consistency, String> {

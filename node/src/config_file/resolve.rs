@@ -5,7 +5,6 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
-    time::Duration,
 };
 
 use kith_proto::{
@@ -109,7 +108,7 @@ impl Resolver {
         }
         core.max_datagram = all.max_datagram.map_or(core.max_datagram, |size| size.0);
         if let Some(timing) = &all.timing {
-            core.timing = self.timing(timing)?;
+            core.timing = Self::timing(timing);
         }
         core.timing.leave = all.leave_timeout.map_or(core.timing.leave, |t| t.0);
         let on = all.detection.unwrap_or_default();
@@ -128,15 +127,11 @@ impl Resolver {
         Ok(core)
     }
 
-    fn timing(&self, given: &TimingLayer) -> Result<Timing, SettingsError> {
+    fn timing(given: &TimingLayer) -> Timing {
         let mut timing = Timing::default();
         macro_rules! each {
             ($($field:ident)*) => {$(
                 if let Some(span) = given.$field {
-                    if span.0 < Duration::from_millis(1) {
-                        let setting = stringify!($field).replace('_', "-");
-                        return Err(self.wrong(&setting, format!("{span} is not possible"), "1ms or more"));
-                    }
                     timing.$field = span.0;
                 }
             )*};
@@ -144,14 +139,10 @@ impl Resolver {
         each!(probe_period probe_timeout_min probe_timeout_max suspicion_min unresponsive push_pull
             burst dial_timeout knock_timeout redial redial_max join_report forget_failed forget_left
             placement_delay);
-        if let Some(factor) = given.suspicion_max_factor {
-            if !(1..=100).contains(&factor) {
-                let problem = format!("{factor} is not possible");
-                return Err(self.wrong("suspicion-max-factor", problem, "1 to 100"));
-            }
-            timing.suspicion_max_factor = factor;
-        }
-        Ok(timing)
+        timing.suspicion_max_factor = given
+            .suspicion_max_factor
+            .unwrap_or(timing.suspicion_max_factor);
+        timing
     }
 
     /// Where others reach this node. Listening on every address says nothing about that, so

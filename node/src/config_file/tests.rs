@@ -136,6 +136,20 @@ fn unknown_keys_are_refused_with_their_place() {
 }
 
 #[test]
+fn variables_that_are_no_settings_are_told_unless_others_made_them() {
+    let case = Case::new().env(&[
+        ("KITH_WIEGHT", "3"),
+        ("KITH_AGENT", "http://127.0.0.1:7402"),
+        ("KITH_SERVICE_HOST", "10.0.0.1"),
+        ("KITH_PORT_7400_TCP_ADDR", "10.0.0.1"),
+        ("KITH_HTTP_PORT", "tcp://10.0.0.1:7402"),
+    ]);
+    let warnings = case.sources.load().unwrap().warnings;
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("KITH_WIEGHT"), "{warnings:?}");
+}
+
+#[test]
 fn impossible_values_are_refused_with_place_and_range() {
     Case::new().file("name = \"n1\"\n\nweight = 0").refused(&[
         "kith.toml line 3",
@@ -154,7 +168,13 @@ fn impossible_values_are_refused_with_place_and_range() {
         .refused(&["line 3", "probe-period", "10ms", "50ms to 60s"]);
     Case::new()
         .file("[timing]\nknock-timeout = \"0s\"")
-        .refused(&["line 2", "knock-timeout", "1ms or more"]);
+        .refused(&["line 2", "knock-timeout", "10ms to 1m"]);
+    Case::new()
+        .file("[timing]\nredial = \"3s\"\nredial-max = \"100000000000 years\"")
+        .refused(&["line 3", "redial-max", "to 24h"]);
+    Case::new()
+        .env(&[("KITH_WEIGHT", "heavy")])
+        .refused(&["KITH_WEIGHT", "heavy", "whole number"]);
     Case::new().file("leave-timeout = \"1ms\"").refused(&[
         "line 1",
         "leave-timeout",

@@ -161,6 +161,13 @@ pub(crate) fn parse_switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A whole number; whether it is possible is judged with all other settings.
+pub(crate) fn parse_whole(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_says_less| {
+        format!("{text:?} is not a whole number as `kith agent --help` allows")
+    })
+}
+
 /// A seed, written as `HOST:PORT`; the host may be a name, `192.0.2.7` or `[2001:db8::7]`.
 pub(crate) fn parse_seed(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').unwrap_or((text, ""));

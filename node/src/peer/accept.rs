@@ -48,7 +48,7 @@ async fn accept_all(shared: &Arc<Shared>, listener: TcpListener) {
             // Out of file descriptors or memory: others close some, and meanwhile trying
             // again at once would only burn CPU.
             Err(error) => {
-                if let Some(suppressed) = shared.strangers.allow(Instant::now()) {
+                if let Some(suppressed) = shared.exhausted.allow(Instant::now()) {
                     tracing::warn!(
                         target: "kith", %error, suppressed,
                         "cannot accept connections of peers; raise the limit of open files (ulimit -n)"
@@ -129,7 +129,11 @@ fn turn_away(shared: &Shared, remote: SocketAddr, error: &io::Error) {
     if mistrust.is_some() {
         shared.counters.handshakes_untrusted.up();
     }
-    let Some(suppressed) = shared.strangers.allow(Instant::now()) else {
+    let lines = match mistrust {
+        Some(_) => &shared.strangers,
+        None => &shared.noise,
+    };
+    let Some(suppressed) = lines.allow(Instant::now()) else {
         return;
     };
     match mistrust {

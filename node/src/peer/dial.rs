@@ -68,16 +68,44 @@ struct Failed {
 async fn open(shared: &Shared, to: SocketAddr) -> Result<Box<TlsStream<TcpStream>>, Failed> {
     let setup = shared.tls();
     let tcp = connect(shared, to).await.map_err(|e| not_connected(&e))?;
-    greeted(&setup, tcp).await.map_err(|error| {
-        let mistrust = setup.mistrust(&error);
-        Failed {
-            error: match mistrust {
-                Some(_) => DialError::Untrusted,
-                None => DialError::Broken(error.to_string()),
-            },
-            mistrust,
+    greeted(&setup, tcp).await.map_err(|e| judged(&setup, &e))
+}
+
+/// In words of people, who may have mistyped a port.
+fn plain(error: &io::Error) -> String {
+    let inner = error.get_ref().and_then(|e| e.downcast_ref());
+    match inner {
+        Some(rustls::Error::InvalidMessage(_)) => {
+            "what listens there does not speak TLS: it is no peer port of Kith".to_owned()
         }
-    })
+        _ => error.to_string(),
+    }
+}
+
+/// Whether whoever accepted that connection takes this node for a peer; says no more to it.
+///
+/// # Errors
+/// Why not, as for a dial.
+pub(crate) async fn try_handshake(
+    setup: &TlsSetup,
+    tcp: TcpStream,
+) -> Result<(), (DialError, Option<Mistrust>)> {
+    let greeted = greeted(setup, tcp).await.map_err(|e| judged(setup, &e));
+    let mut tls = greeted.map_err(|Failed { error, mistrust }| (error, mistrust))?;
+    // It was taken for a peer, which is all that was asked.
+    drop(tls.shutdown().await);
+    Ok(())
+}
+
+fn judged(setup: &TlsSetup, error: &io::Error) -> Failed {
+    let mistrust = setup.mistrust(error);
+    Failed {
+        error: match mistrust {
+            Some(_) => DialError::Untrusted,
+            None => DialError::Broken(plain(error)),
+        },
+        mistrust,
+    }
 }
 
 /// The handshakes on a new connection, up to where the other side takes it for a stream.

@@ -73,6 +73,7 @@ impl Core {
             .map(|suspicion| suspicion.incarnation.to_be_bytes());
         let data = match &buddy {
             Some(incarnation) => {
+                self.count("suspicions_told");
                 self.sealer
                     .seal(&self.keys, KIND_SWIM_BUDDY, &[incarnation, packet])
             }

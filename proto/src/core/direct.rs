@@ -268,6 +268,7 @@ impl Core {
             .collect();
         for (by, probe, target) in due {
             self.nacks.remove(&(by, probe));
+            self.count("nacks_sent");
             if let Some(address) = self.table.get(by).map(|entry| entry.identity.addr) {
                 self.send_direct(address, DirectBody::Nack { target, probe });
             }

@@ -60,8 +60,8 @@ impl Core {
         }
         if hello.cluster_name != self.config.cluster {
             return Some(format!(
-                "wrong cluster: it wants {:?}, this is {:?} (--cluster)",
-                hello.cluster_name, self.config.cluster
+                "wrong cluster: the one here is {:?}, and {:?} was asked for (--cluster)",
+                self.config.cluster, hello.cluster_name
             ));
         }
         let own = self.cluster.as_ref().map(|cluster| cluster.id);

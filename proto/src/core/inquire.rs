@@ -180,6 +180,7 @@ impl Core {
             return;
         }
         if let Some(stream) = self.table.get(target.id).and_then(|entry| entry.stream) {
+            self.count("stream_probes");
             let body = DirectBody::Ping {
                 to: target.life(),
                 nonce: LATE_PROBE,

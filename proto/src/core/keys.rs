@@ -219,13 +219,14 @@ impl Core {
             ));
         }
         let names_of = |wrong: &dyn Fn(&KeyState) -> bool| {
-            let names: Vec<String> = operation
+            let mut names: Vec<String> = operation
                 .round
                 .states
                 .iter()
                 .filter(|(_, state)| wrong(state))
                 .map(|(id, _)| self.table.name_of(*id))
                 .collect();
+            names.sort();
             (!names.is_empty()).then(|| names.join(", "))
         };
         match operation.action {
@@ -235,6 +236,10 @@ impl Core {
                     operation.key
                 )
             }),
+            KeyAction::Remove(_) if names_of(&|state| state.held).is_none() => Some(format!(
+                "no member holds key {}: there is nothing to remove (`kith keys list`)",
+                operation.key
+            )),
             KeyAction::Remove(_) => names_of(&|state| state.primary).map(|names| {
                 format!(
                     "key {} is the one that {names} seal with: use another first (`kith keys use`)",

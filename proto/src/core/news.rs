@@ -38,6 +38,7 @@ impl Core {
         self.detector.gossip(now);
         self.last_gossip = now;
         let pause = if self.burst_rounds > 0 {
+            self.count("gossip_bursts");
             self.burst_rounds -= 1;
             self.config.timing.burst
         } else if self.config.detection.bursts && self.detector.backlog() > MUCH {

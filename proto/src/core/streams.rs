@@ -171,18 +171,10 @@ impl Core {
             Purpose::Join => {
                 self.join_attempt_failed(now, dial.address, Some(error), text);
             }
-            Purpose::Mesh(id) => {
+            // A change of keys may have waited for a stream of the mesh, too.
+            Purpose::Mesh(id) | Purpose::Keys(id) => {
                 self.no_stream_to(now, id, &error);
                 self.timers.set_by(TimerKind::Mesh, now + MESH_PATIENCE);
-                if error == DialError::Refused {
-                    self.start_inquiry(now, id);
-                }
-                // A change of keys may have waited for this one.
-                let reason = format!("no stream to it could be opened: {text}");
-                self.no_stream_for_keys(now, id, &reason);
-            }
-            Purpose::Keys(id) => {
-                self.no_stream_to(now, id, &error);
                 if error == DialError::Refused {
                     self.start_inquiry(now, id);
                 }
@@ -230,13 +222,15 @@ impl Core {
             (Frame::Welcome(welcome), None) if purpose.is_some() => {
                 self.hear_welcome(now, stream, *welcome);
             }
-            (Frame::NotReady(expecting), None) => {
+            (Frame::NotReady(expecting), None) if purpose.is_some() => {
                 self.hear_not_ready(now, stream, remote, &expecting);
             }
             (Frame::Taken(record), None) if purpose.is_some() => {
                 self.hear_taken(now, stream, &record);
             }
-            (Frame::Refused(text), None) => self.hear_refused(now, stream, remote, text),
+            (Frame::Refused(text), None) if purpose.is_some() => {
+                self.hear_refused(now, stream, remote, text);
+            }
             (frame, Some(peer)) => self.peer_frame(now, stream, peer, frame),
             _ => {
                 self.count("rejected_frame");

@@ -7,8 +7,17 @@ use std::{
     time::Duration,
 };
 
+use kith_proto::{
+    input::DialError,
+    wire::keyring::{Key, Keyring},
+};
+
 use super::{Finding, Verdict};
-use crate::config_file::Settings;
+use crate::{
+    config_file::Settings,
+    peer::try_handshake,
+    tls::{Mistrust, TlsSetup},
+};
 
 /// On one machine an answer takes microseconds.
 const LOCAL: Duration = Duration::from_secs(1);
@@ -31,7 +40,8 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
         let text = "none given; --seed HOST:PORT looks whether one can be reached";
         findings.push(Finding::new("seed", Verdict::Skip, text));
     }
-    findings.extend(settings.core.seeds.iter().map(|seed| reach(seed)));
+    let seeds = settings.core.seeds.iter();
+    findings.extend(seeds.map(|seed| reach(seed, settings)));
     findings
 }
 
@@ -140,8 +150,9 @@ fn datagrams(size: usize) -> Finding {
     }
 }
 
-/// A stream to a seed. A member answers datagrams of members only, so that UDP is not tried.
-fn reach(seed: &str) -> Finding {
+/// A stream to a seed, as far as both sides know that they hold the same key. A member answers
+/// datagrams of members only, so that UDP is not tried.
+fn reach(seed: &str, settings: &Settings) -> Finding {
     let finding = |verdict, text| Finding::new("seed", verdict, text);
     let addresses: Vec<SocketAddr> = match seed.to_socket_addrs() {
         Ok(addresses) => addresses.collect(),
@@ -150,9 +161,15 @@ fn reach(seed: &str) -> Finding {
     let mut failures = Vec::new();
     for address in addresses {
         match TcpStream::connect_timeout(&address, SEED) {
-            Ok(_) => {
-                let text = format!("{seed} takes streams at {address} (UDP cannot be tried)");
-                return finding(Verdict::Ok, text);
+            Ok(tcp) => {
+                let (verdict, text) = match introduce(tcp, settings) {
+                    Ok(()) => (
+                        Verdict::Ok,
+                        "takes this node's key and streams (UDP cannot be tried)".to_owned(),
+                    ),
+                    Err(problem) => (Verdict::Fail, problem),
+                };
+                return finding(verdict, format!("{seed} ({address}): {text}"));
             }
             Err(error) => failures.push(format!("{address}: {error}")),
         }
@@ -165,9 +182,38 @@ fn reach(seed: &str) -> Finding {
     finding(Verdict::Fail, text)
 }
 
+/// Whether whoever accepted that connection takes this node for a peer.
+fn introduce(tcp: TcpStream, settings: &Settings) -> Result<(), String> {
+    let failed = |error: &dyn std::error::Error| format!("cannot be tried: {error}");
+    let keyless = || Key::derived_from_name(&settings.core.cluster);
+    let keys = Keyring::new(settings.key.clone().unwrap_or_else(keyless));
+    let setup = TlsSetup::new(&keys, settings.certificates.as_ref()).map_err(|e| failed(&e))?;
+    tcp.set_nonblocking(true).map_err(|e| failed(&e))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| failed(&e))?;
+    let greeted = runtime.block_on(async {
+        let tcp = tokio::net::TcpStream::from_std(tcp).map_err(|e| failed(&e))?;
+        let tried = tokio::time::timeout(SEED, try_handshake(&setup, tcp)).await;
+        tried.map_err(|_elapsed| "connects, and says nothing: is it stopped?".to_owned())
+    })?;
+    greeted.map_err(|(error, mistrust)| match (error, mistrust) {
+        (_, Some(Mistrust::Key)) => {
+            "does not hold the same cluster key: give this node the one that the cluster uses now \
+             (--key-file or KITH_KEY)"
+                .to_owned()
+        }
+        (_, Some(Mistrust::Certificate(why))) => format!("of certificates: {why}"),
+        (DialError::Broken(why), None) => why,
+        (error, None) => format!("{error:?}"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config_file::{Sources, layer::Layer};
 
     #[test]
     fn a_taken_port_is_found() {
@@ -179,11 +225,36 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_reached_or_not() {
-        let seed = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = seed.local_addr().unwrap().to_string();
-        assert_eq!(reach(&address).verdict, Verdict::Ok);
-        drop(seed);
-        assert_eq!(reach(&address).verdict, Verdict::Fail);
+    fn what_is_no_seed_is_told() {
+        let flags = Layer {
+            ephemeral: Some(true),
+            ..Layer::default()
+        };
+        let sources = Sources {
+            flags,
+            ..Sources::default()
+        };
+        let settings = sources.load().unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = other.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = other.accept().unwrap();
+            let mut hello = [0; 64];
+            assert!(stream.read(&mut hello).unwrap() > 0);
+            stream
+                .write_all(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+                .unwrap();
+        });
+        let found = reach(&address, &settings);
+        server.join().unwrap();
+        assert_eq!(found.verdict, Verdict::Fail);
+        assert!(
+            found.text.contains("no peer port of Kith"),
+            "{}",
+            found.text
+        );
+        let found = reach(&address, &settings);
+        assert_eq!(found.verdict, Verdict::Fail);
+        assert!(found.text.contains("cannot be reached"), "{}", found.text);
     }
 }

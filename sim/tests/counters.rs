@@ -1,0 +1,59 @@
+//! Each mechanism of detection counts what it does, so that operators can see it work.
+
+use std::time::Duration;
+
+use kith_sim::{
+    report::{all_see_all, lines},
+    world::{HostId, World},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn sum(world: &World, hosts: &[HostId], name: &str) -> u64 {
+    hosts
+        .iter()
+        .filter_map(|host| world.core(*host))
+        .map(|core| core.counters().get(name).copied().unwrap_or(0))
+        .sum()
+}
+
+#[test]
+fn a_pause_makes_every_mechanism_count() {
+    let mut world = World::new(1);
+    let first = world.add(&[], |_| {});
+    let mut hosts = vec![first];
+    for _ in 1..8 {
+        hosts.push(world.add(&[first], |_| {}));
+    }
+    let together = world.run_while(SECOND * 20, |world| all_see_all(world, &hosts));
+    assert!(together, "not together:\n{}", lines(&world).join("\n"));
+    world.run(SECOND * 5);
+    for quiet in [
+        "stream_probes",
+        "nacks_sent",
+        "suspicions_told",
+        "refutations",
+    ] {
+        assert_eq!(sum(&world, &hosts, quiet), 0, "{quiet} while all is well");
+    }
+    world.pause(hosts[5]);
+    world.run(SECOND * 5);
+    world.resume(hosts[5]);
+    world.run(SECOND * 2);
+    for busy in [
+        "probes",
+        "probes_failed",
+        "stream_probes",
+        "nacks_sent",
+        "inquiries",
+        "accusations",
+        "suspicions",
+        "suspicions_told",
+        "refutations",
+        "stalls",
+        "gossip_bursts",
+    ] {
+        assert!(sum(&world, &hosts, busy) > 0, "{busy}");
+    }
+    assert_eq!(sum(&world, &hosts, "verdicts"), 0, "it woke in time");
+}
