@@ -17,6 +17,7 @@ pub mod logging;
 pub mod node;
 mod own_address;
 mod peer;
+pub mod storage;
 mod tls;
 mod udp;
 pub mod view;

@@ -16,7 +16,8 @@ pub mod op;
 pub mod request;
 pub mod version;
 
-/// The longest key (bytes).
-pub const MAX_KEY: usize = 64 << 10;
+/// The longest key (bytes): a little less than 64 KiB, because stores count the length of a
+/// key with its place before it in 16 bits.
+pub const MAX_KEY: usize = (64 << 10) - 64;
 /// The longest value that a cluster can be told to take (bytes).
 pub const MAX_VALUE: usize = 16 << 20;
