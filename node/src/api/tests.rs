@@ -124,6 +124,7 @@ fn another_token_counts_from_the_next_request_on() {
     let token = CurrentToken::default();
     let fake = Fake::start(ApiOptions {
         token: token.clone(),
+        ..ApiOptions::default()
     });
     let old = fake.client();
     let mut events = old.events(None).unwrap();

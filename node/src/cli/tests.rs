@@ -36,7 +36,8 @@ fn documented_flags_are_taken() {
         "agent --name n1 --listen 127.0.0.1:0 --advertise 127.0.0.1:1 --http 127.0.0.1:0 --seed a:1 \
          --seed b:2 --expect 3 --data-dir d --key-file k --zone z --weight 7 --tag a=b --tag c= \
          --cluster c --consistency strict --partitions 64 --copies 2 --token-file t \
-         --leave-timeout 5s --insecure --log-format json --log debug --config f --max-datagram 2KiB",
+         --leave-timeout 5s --insecure --log-format json --log debug --config f --max-datagram 2KiB \
+         --resp 127.0.0.1:7401 --resp-moved never --max-value 1MiB --sync always",
         "agent --ephemeral --print-config",
         "demo --nodes 3",
         "members --watch --json --agent http://127.0.0.1:1 --token-file t",
@@ -68,7 +69,7 @@ fn what_is_not_possible_is_not_taken() {
         "agent --seed nowhere",
         "agent --log-format xml",
         "agent --tag novalue",
-        "agent --resp 127.0.0.1:7401",
+        "agent --resp nowhere",
         "demo --nodes 0",
         "ring --partition 3 --key k",
         "keys use xyz",

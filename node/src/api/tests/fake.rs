@@ -19,6 +19,7 @@ use crate::{
     client::Client,
     events::EventLog,
     handle::{REQUEST_QUEUE, Request},
+    kv,
     view::{AgentView, KeyView, MemberView, PartitionView, SafeToStopView, Status, StatusView},
 };
 
@@ -42,7 +43,8 @@ impl Fake {
         thread::spawn(move || drive(queue, &told));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let handle = Handle::new(requests, Arc::clone(&events), stopped);
+        let kv = kv::fake::in_thread(kv::fake::alone(None));
+        let handle = Handle::new(requests, Arc::clone(&events), stopped, Some(kv));
         let server = spawn(listener, handle, options).unwrap();
         Self {
             address,
@@ -66,6 +68,7 @@ impl Fake {
     pub(super) fn with_token() -> Self {
         Self::start(ApiOptions {
             token: CurrentToken::new(Some(Token::parse(TOKEN).unwrap())),
+            ..ApiOptions::default()
         })
     }
 
