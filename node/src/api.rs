@@ -13,6 +13,7 @@ mod connections;
 mod follow;
 mod guard;
 mod http;
+mod kv;
 mod metrics;
 mod operations;
 mod problem;
@@ -30,7 +31,7 @@ use metrics::EventCounts;
 pub use operations::Operations;
 use token::CurrentToken;
 
-/// The largest body of a request (bytes).
+/// The largest body of a request, if it is not a value (bytes).
 pub const MAX_BODY: usize = 64 * 1024;
 /// How many may follow the events at the same time.
 pub const MAX_FOLLOWERS: usize = 64;

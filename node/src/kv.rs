@@ -372,6 +372,12 @@ pub(crate) mod fake {
         take.recv().unwrap()
     }
 
+    /// The same keys, as a node with another view of the cluster has them.
+    pub(crate) fn seen_otherwise(kv: &Kv, topology: Topology) -> Kv {
+        let (_, topology) = watch::channel(Arc::new(topology));
+        Kv::new(Arc::clone(&kv.shards), topology, kv.max_value)
+    }
+
     async fn serve(mut calls: mpsc::Receiver<Call>, buckets: u16) {
         let mut clock = HlcClock::default();
         let mut all: BTreeMap<(PartitionId, u16, Bytes), Entry> = BTreeMap::new();

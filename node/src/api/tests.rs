@@ -1,6 +1,7 @@
 //! The interface over real sockets, with a task in the place of the driver.
 
 mod fake;
+mod kv;
 
 use std::thread;
 

@@ -1,8 +1,10 @@
 //! The interface over real sockets: bytes in, bytes out.
 
+mod clients;
+
 use std::io::{Read as _, Write as _};
 
-use kith_proto::output::Stop;
+use kith_proto::{id::NodeId, output::Stop};
 use tokio::sync::{mpsc, watch};
 
 use super::*;
@@ -40,7 +42,32 @@ impl Fake {
     fn start(topology: impl FnOnce(SocketAddr) -> Topology, options: RespOptions) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let kv = fake::in_thread(topology(address));
+        Self::on(listener, fake::in_thread(topology(address)), options)
+    }
+
+    /// Two nodes that own half of the slots each.
+    fn pair() -> [Self; 2] {
+        let listeners = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let ids = [NodeId(1), NodeId(2)];
+        let nodes = ids.iter().zip(&listeners).map(|(id, listener)| {
+            let address = listener.local_addr().unwrap();
+            let mut topology = fake::alone(Some(address));
+            (*id, topology.nodes.remove(&NodeId(1)).unwrap())
+        });
+        let topology = Topology {
+            own: Some(ids[0]),
+            partitions: (0..16).map(|p| vec![ids[usize::from(p > 7)]]).collect(),
+            nodes: nodes.collect(),
+        };
+        let first = fake::in_thread(topology.clone());
+        let own = Some(ids[1]);
+        let second = fake::seen_otherwise(&first, Topology { own, ..topology });
+        let mut kvs = [first, second].into_iter();
+        listeners.map(|listener| Self::on(listener, kvs.next().unwrap(), RespOptions::default()))
+    }
+
+    fn on(listener: TcpListener, kv: Kv, options: RespOptions) -> Self {
+        let address = listener.local_addr().unwrap();
         let (requests, _unused) = mpsc::channel(REQUEST_QUEUE);
         let (stop, stopped) = watch::channel(None);
         let events = Arc::new(EventLog::new("n1"));
