@@ -229,6 +229,7 @@ impl Disk {
             restored: Restored {
                 cluster: durable.cluster,
                 peers: durable.peers,
+                founder: durable.founder,
             },
             keys,
         })
@@ -290,6 +291,7 @@ fn next_life(earlier: Option<Durable>) -> Result<Durable, DiskError> {
             generation: unix_millis(),
             cluster: None,
             peers: Vec::new(),
+            founder: false,
         },
     })
 }

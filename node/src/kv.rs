@@ -127,6 +127,16 @@ impl Kv {
     /// # Errors
     /// See [`RequestError`]: it tells whether something may have changed.
     pub async fn call(&self, key: Bytes, op: Op, ack: Ack) -> Result<Outcome, RequestError> {
+        self.begin(key, op, ack).await?.outcome().await
+    }
+
+    /// Begins to do something with one key: returns once it is in the queue of the key's
+    /// shard. What is begun later about the same key is done later, so that a caller that
+    /// begins one after the other need not wait for the first before it begins the second.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn begin(&self, key: Bytes, op: Op, ack: Ack) -> Result<Begun, RequestError> {
         if key.is_empty() || key.len() > MAX_KEY {
             return Err(RequestError::Invalid(format!(
                 "a key has 1 to {MAX_KEY} bytes, this one {}",
@@ -143,10 +153,7 @@ impl Kv {
             )));
         }
         let partition = partition_of(&key, self.partitions()?);
-        match self.ask(partition, Request::Key { key, op, ack }).await? {
-            Response::Key(outcome) => Ok(outcome),
-            other => Err(mistaken(&other)),
-        }
+        self.send(partition, Request::Key { key, op, ack }).await
     }
 
     /// Keys of a partition, in an order of its own: after a cursor, at most `limit`.
@@ -175,10 +182,15 @@ impl Kv {
     /// # Errors
     /// See [`RequestError`].
     pub async fn count(&self, partition: PartitionId) -> Result<u64, RequestError> {
-        match self.ask(partition, Request::Count { partition }).await? {
-            Response::Count(count) => Ok(count),
-            other => Err(mistaken(&other)),
-        }
+        self.begin_count(partition).await?.count().await
+    }
+
+    /// Begins to count the living keys of a partition.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn begin_count(&self, partition: PartitionId) -> Result<Begun, RequestError> {
+        self.send(partition, Request::Count { partition }).await
     }
 
     fn partitions(&self) -> Result<u16, RequestError> {
@@ -195,7 +207,10 @@ impl Kv {
         partition: PartitionId,
         request: Request,
     ) -> Result<Response, RequestError> {
-        let stopped = || RequestError::Unavailable("this node is stopping".to_owned());
+        self.send(partition, request).await?.response().await
+    }
+
+    async fn send(&self, partition: PartitionId, request: Request) -> Result<Begun, RequestError> {
         let is_read = request.is_read();
         let shard = &self.shards[usize::from(partition) % self.shards.len()];
         let (reply, answer) = oneshot::channel();
@@ -205,14 +220,77 @@ impl Kv {
             reply,
         };
         shard.send(call).await.map_err(|_unsent| stopped())?;
-        match answer.await {
+        Ok(Begun { answer, is_read })
+    }
+}
+
+/// A request that a shard has in its queue. Dropping it does not undo it.
+#[derive(Debug)]
+pub struct Begun {
+    answer: oneshot::Receiver<Result<Response, RequestError>>,
+    is_read: bool,
+}
+
+impl Begun {
+    /// Waits for what comes of an operation on a key. A wait that is given up may be begun
+    /// again; one that has ended may not.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn outcome(&mut self) -> Result<Outcome, RequestError> {
+        let answer = (&mut self.answer).await;
+        self.sorted(answer).and_then(outcome_of)
+    }
+
+    /// What came of an operation on a key, if that is known already.
+    pub fn try_outcome(&mut self) -> Option<Result<Outcome, RequestError>> {
+        let answer = match self.answer.try_recv() {
+            Ok(answer) => Ok(answer),
+            Err(oneshot::error::TryRecvError::Empty) => return None,
+            Err(oneshot::error::TryRecvError::Closed) => Err(()),
+        };
+        Some(self.sorted(answer).and_then(outcome_of))
+    }
+
+    /// Waits for a number of keys.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn count(self) -> Result<u64, RequestError> {
+        match self.response().await? {
+            Response::Count(count) => Ok(count),
+            other => Err(mistaken(&other)),
+        }
+    }
+
+    async fn response(mut self) -> Result<Response, RequestError> {
+        let answer = (&mut self.answer).await;
+        self.sorted(answer)
+    }
+
+    fn sorted<E>(
+        &self,
+        answer: Result<Result<Response, RequestError>, E>,
+    ) -> Result<Response, RequestError> {
+        match answer {
             Ok(answer) => answer,
-            Err(_) if is_read => Err(stopped()),
+            Err(_) if self.is_read => Err(stopped()),
             Err(_) => Err(RequestError::Indeterminate(
                 "this node stopped before it was known whether the write was done".to_owned(),
             )),
         }
     }
+}
+
+fn outcome_of(response: Response) -> Result<Outcome, RequestError> {
+    match response {
+        Response::Key(outcome) => Ok(outcome),
+        other => Err(mistaken(&other)),
+    }
+}
+
+fn stopped() -> RequestError {
+    RequestError::Unavailable("this node is stopping".to_owned())
 }
 
 fn mistaken(response: &Response) -> RequestError {
@@ -223,11 +301,17 @@ fn mistaken(response: &Response) -> RequestError {
 pub(crate) mod fake {
     //! Partitions of a cluster of one, in memory: for tests of what stands before them.
 
-    use std::time::{SystemTime, UNIX_EPOCH};
+    use std::{
+        ops::Bound,
+        time::{SystemTime, UNIX_EPOCH},
+    };
 
-    use kith_proto::kv::{
-        entry::Entry,
-        version::{HlcClock, Wall},
+    use kith_proto::{
+        kv::{
+            entry::Entry,
+            version::{HlcClock, Wall},
+        },
+        replica::digest::{bucket_of, buckets},
     };
 
     use super::*;
@@ -241,6 +325,11 @@ pub(crate) mod fake {
 
     /// A `Kv` whose one node, with that RESP address, owns everything.
     pub(crate) fn kv(resp: Option<SocketAddr>) -> Kv {
+        with_topology(alone(resp))
+    }
+
+    /// One node, with that RESP address, that owns everything.
+    pub(crate) fn alone(resp: Option<SocketAddr>) -> Topology {
         let own = NodeId(1);
         let node = TopologyNode {
             name: "n1".to_owned(),
@@ -248,28 +337,63 @@ pub(crate) mod fake {
             gossip: "127.0.0.1:7400".parse().unwrap(),
             living: true,
         };
-        let topology = Topology {
+        Topology {
             own: Some(own),
             partitions: vec![vec![own]; usize::from(PARTITIONS)],
             nodes: BTreeMap::from([(own, node)]),
-        };
+        }
+    }
+
+    /// A `Kv` that says that partitions are there, and keeps them all itself.
+    pub(crate) fn with_topology(topology: Topology) -> Kv {
         let (sender, calls) = mpsc::channel(CALL_QUEUE);
-        tokio::spawn(serve(calls));
+        tokio::spawn(serve(calls, buckets(topology.len())));
         let (_, topology) = watch::channel(Arc::new(topology));
         Kv::new(Arc::from([sender]), topology, 1 << 20)
     }
 
-    async fn serve(mut calls: mpsc::Receiver<Call>) {
+    /// The same as [`with_topology`], with a thread of its own behind it.
+    pub(crate) fn in_thread(topology: Topology) -> Kv {
+        let (give, take) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let (sender, calls) = mpsc::channel(CALL_QUEUE);
+                let buckets = buckets(topology.len());
+                let (_, topology) = watch::channel(Arc::new(topology));
+                give.send(Kv::new(Arc::from([sender]), topology, 1 << 20))
+                    .unwrap();
+                // Until the last clone of it is gone.
+                serve(calls, buckets).await;
+            });
+        });
+        take.recv().unwrap()
+    }
+
+    /// The same keys, as a node with another view of the cluster has them.
+    pub(crate) fn seen_otherwise(kv: &Kv, topology: Topology) -> Kv {
+        let (_, topology) = watch::channel(Arc::new(topology));
+        Kv::new(Arc::clone(&kv.shards), topology, kv.max_value)
+    }
+
+    async fn serve(mut calls: mpsc::Receiver<Call>, buckets: u16) {
         let mut clock = HlcClock::default();
-        let mut all: BTreeMap<(PartitionId, Bytes), Entry> = BTreeMap::new();
+        let mut all: BTreeMap<(PartitionId, u16, Bytes), Entry> = BTreeMap::new();
         while let Some(call) = calls.recv().await {
-            let living = |partition| {
-                all.iter()
-                    .filter(move |((p, _), entry)| *p == partition && entry.live(wall()).is_some())
+            let living = |partition, after: Option<Cursor>| {
+                let from = match after {
+                    Some(after) => Bound::Excluded((partition, after.bucket, after.key)),
+                    None => Bound::Included((partition, 0, Bytes::new())),
+                };
+                let to = Bound::Excluded((partition + 1, 0, Bytes::new()));
+                all.range((from, to))
+                    .filter(|(_, entry)| entry.live(wall()).is_some())
             };
             let answer = match call.request {
                 Request::Key { key, op, .. } => {
-                    let place = (call.partition, key);
+                    let place = (call.partition, bucket_of(&key, buckets), key);
                     op.decide(all.get(&place), wall())
                         .map_err(RequestError::from)
                         .map(|mut decision| {
@@ -297,20 +421,20 @@ pub(crate) mod fake {
                     after,
                     limit,
                 } => {
-                    let keys: Vec<_> = living(partition)
-                        .map(|((_, key), entry)| (key.clone(), entry.version))
-                        .filter(|(key, _)| after.as_ref().is_none_or(|after| *key > after.key))
-                        .take(limit as usize)
-                        .collect();
-                    let full = keys.len() == limit as usize;
-                    let next = keys.last().filter(|_| full).map(|(key, _)| Cursor {
-                        bucket: 0,
-                        key: key.clone(),
+                    let found: Vec<_> = living(partition, after).take(limit as usize).collect();
+                    let full = found.len() == limit as usize;
+                    let next = found.last().filter(|_| full).map(|(place, _)| Cursor {
+                        bucket: place.1,
+                        key: place.2.clone(),
                     });
+                    let keys = found
+                        .into_iter()
+                        .map(|((_, _, key), entry)| (key.clone(), entry.version))
+                        .collect();
                     Ok(Response::Scan { keys, next })
                 }
                 Request::Count { partition } => {
-                    Ok(Response::Count(living(partition).count() as u64))
+                    Ok(Response::Count(living(partition, None).count() as u64))
                 }
             };
             drop(call.reply.send(answer));

@@ -16,6 +16,7 @@ pub mod log_event;
 pub mod logging;
 pub mod node;
 mod own_address;
+pub mod partitions;
 mod peer;
 pub mod storage;
 mod tls;

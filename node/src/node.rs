@@ -124,6 +124,9 @@ pub fn stop_exit_code(stop: &Stop) -> u8 {
 pub struct Node;
 
 impl Node {
+    /// Whether nodes have partitions, so that [`Handle::kv`] gives something.
+    pub(crate) const HAS_KEYS: bool = false;
+
     /// Starts a node on the current tokio runtime, and returns once it speaks; it joins in the
     /// background ([`Handle::events`] tells how that goes).
     ///
@@ -201,7 +204,7 @@ impl Node {
             stopped,
         };
         tokio::spawn(driver.run());
-        Ok(Handle::new(requester, events, stop))
+        Ok(Handle::new(requester, events, stop, None))
     }
 }
 

@@ -13,5 +13,5 @@ mod proposal;
 mod route;
 mod session;
 pub mod shard;
-mod show;
+pub mod show;
 mod write;

@@ -44,6 +44,9 @@ pub struct Durable {
     /// Addresses of peers, those heard from most recently first, failed ones too; at most
     /// [`MAX_KNOWN_PEERS`].
     pub peers: Vec<SocketAddr>,
+    /// This node bootstrapped the cluster: the first configurations of partitions are its to mint.
+    #[serde(default)]
+    pub founder: bool,
 }
 
 /// What an earlier life left behind.
@@ -53,4 +56,6 @@ pub struct Restored {
     pub cluster: Option<Cluster>,
     /// Addresses at which peers were.
     pub peers: Vec<SocketAddr>,
+    /// This node bootstrapped the cluster.
+    pub founder: bool,
 }

@@ -33,7 +33,7 @@ use kith_proto::{
     config::{ClusterSettings, Consistency},
     event::Event,
     id::NodeId,
-    input::RequestId,
+    input::{RequestId, StreamId},
     kv::{request::Request, version::Wall},
     placement::{Assignment, Peer as Placed, Placer},
     replica::{
@@ -557,8 +557,11 @@ impl Lab {
                 Peer {
                     name: format!("n{subject}"),
                     standing: shown,
-                    connected: *subject == observer
-                        || self.streams.contains_key(&(observer, *subject)),
+                    stream: if *subject == observer {
+                        Some(StreamId(0))
+                    } else {
+                        self.streams.get(&(observer, *subject)).copied().map(StreamId)
+                    },
                 },
             );
         }

@@ -40,11 +40,30 @@ pub enum Condition {
     Version(Version),
 }
 
+/// Which present expiry makes a change of it happen. A value that never expires counts as one
+/// that expires last of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExpiryCondition {
+    /// Any.
+    #[default]
+    Any,
+    /// There is none.
+    None,
+    /// There is one.
+    Some,
+    /// It is before the new one.
+    Earlier,
+    /// It is after the new one.
+    Later,
+}
+
 /// What is to be done with a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
     /// Read it.
     Get,
+    /// Read all about it but its value.
+    Head,
     /// Store a value.
     Set {
         /// The value.
@@ -67,6 +86,8 @@ pub enum Op {
     Expire {
         /// When; [`Expiry::Never`] persists it.
         expiry: Expiry,
+        /// Only if the present expiry is so.
+        only: ExpiryCondition,
         /// Also tell the value.
         want_value: bool,
     },
@@ -167,7 +188,7 @@ pub struct Decision {
 impl Op {
     /// Whether it changes nothing.
     pub fn is_read(&self) -> bool {
-        matches!(self, Self::Get)
+        matches!(self, Self::Get | Self::Head)
     }
 
     /// Decides, from what is there.
@@ -221,6 +242,7 @@ impl Op {
         };
         match self {
             Self::Get => unchanged(true),
+            Self::Head => unchanged(false),
             Self::Set {
                 value,
                 expiry,
@@ -248,12 +270,16 @@ impl Op {
                     },
                 })
             }
-            Self::Expire { expiry, want_value } => {
+            Self::Expire {
+                expiry,
+                only,
+                want_value,
+            } => {
                 let Some((_, value)) = present else {
                     return unchanged(false);
                 };
                 let expires = expiry.at(now, old_expiry);
-                if expires == old_expiry {
+                if expires == old_expiry || !only.holds(old_expiry, expires) {
                     return unchanged(*want_value);
                 }
                 written(value.clone(), expires, *want_value, *want_value)
@@ -312,6 +338,20 @@ impl Expiry {
             Self::Keep => old,
             Self::After(millis) => Some(Wall(now.0.saturating_add(millis))),
             Self::At(at) => Some(at),
+        }
+    }
+}
+
+impl ExpiryCondition {
+    fn holds(self, old: Option<Wall>, new: Option<Wall>) -> bool {
+        let last = Wall(u64::MAX);
+        let (old_at, new_at) = (old.unwrap_or(last), new.unwrap_or(last));
+        match self {
+            Self::Any => true,
+            Self::None => old.is_none(),
+            Self::Some => old.is_some(),
+            Self::Earlier => old_at < new_at,
+            Self::Later => old_at > new_at,
         }
     }
 }
@@ -406,6 +446,7 @@ mod tests {
         assert_eq!(kept.write.unwrap().1, Some(Wall(1_001)));
         let past = Op::Expire {
             expiry: Expiry::At(Wall(5)),
+            only: ExpiryCondition::Any,
             want_value: false,
         };
         assert_eq!(value_after(&past, Some(&lasting)), None, "deleted at once");
@@ -471,5 +512,46 @@ mod tests {
         };
         assert_eq!(delete.decide(None, NOW).unwrap().write, None);
         assert_eq!(value_after(&delete, Some(&entry("x", None))), None);
+    }
+
+    #[test]
+    fn an_expiry_changes_only_where_the_present_one_is_as_asked() {
+        use ExpiryCondition::{Any, Earlier, Later, None as Without, Some as With};
+        for (only, old, new, applied) in [
+            (Any, None, 2_000, true),
+            (Without, None, 2_000, true),
+            (Without, Some(3_000), 2_000, false),
+            (With, None, 2_000, false),
+            (With, Some(3_000), 2_000, true),
+            (Earlier, None, 2_000, false),
+            (Earlier, Some(1_500), 2_000, true),
+            (Earlier, Some(3_000), 2_000, false),
+            (Later, None, 2_000, true),
+            (Later, Some(1_500), 2_000, false),
+            (Later, Some(3_000), 2_000, true),
+        ] {
+            let op = Op::Expire {
+                expiry: Expiry::At(Wall(new)),
+                only,
+                want_value: false,
+            };
+            let decision = op.decide(Some(&entry("x", old)), NOW).unwrap();
+            assert_eq!(decision.outcome.applied, applied, "{only:?} {old:?}");
+            let expires = decision.outcome.after.unwrap().expires;
+            let expected = if applied { Some(new) } else { old };
+            assert_eq!(expires, expected.map(Wall), "{only:?} {old:?}");
+        }
+    }
+
+    #[test]
+    fn a_head_tells_all_but_the_value() {
+        let there = entry("four", Some(2_000));
+        let told = Op::Head.decide(Some(&there), NOW).unwrap();
+        let item = told.outcome.before.unwrap();
+        assert_eq!(
+            (item.len, item.expires, item.value),
+            (4, Some(Wall(2_000)), None)
+        );
+        assert_eq!(told.write, None);
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     config::{ClusterSettings, Consistency},
     event::Event,
     id::{NodeId, PartitionId},
-    input::RequestId,
+    input::{RequestId, StreamId},
     kv::{
         request::{Request, RequestError, Response},
         version::Wall,
@@ -73,8 +73,8 @@ pub struct Peer {
     pub name: String,
     /// How it stands.
     pub standing: Standing,
-    /// Whether there is a stream to it.
-    pub connected: bool,
+    /// The stream to it, if there is one: what was under way on an earlier one may be lost.
+    pub stream: Option<StreamId>,
 }
 
 /// What membership tells the partitions.
@@ -114,9 +114,17 @@ impl View {
         )
     }
 
+    /// The stream to a member that takes part.
+    pub fn stream(&self, node: NodeId) -> Option<StreamId> {
+        self.peers
+            .get(&node)
+            .filter(|_| self.is_living(node))
+            .and_then(|peer| peer.stream)
+    }
+
     /// Whether a member takes part and can be talked to.
     pub fn is_reachable(&self, node: NodeId) -> bool {
-        self.is_living(node) && self.peers.get(&node).is_some_and(|peer| peer.connected)
+        self.is_living(node) && self.stream(node).is_some()
     }
 
     /// Whether a partition has one owner whatever happens.

@@ -29,6 +29,8 @@ pub(super) struct Routes {
     /// To be announced with the next flush.
     fresh: BTreeSet<PartitionId>,
     digest: Option<u64>,
+    /// Changed since a host asked.
+    changed: BTreeSet<PartitionId>,
 }
 
 impl Routes {
@@ -63,6 +65,7 @@ impl Routes {
 
     fn put(&mut self, route: Route) {
         self.digest = None;
+        self.changed.insert(route.partition);
         self.table.insert(route.partition, route);
     }
 
@@ -77,6 +80,31 @@ impl Routes {
 }
 
 impl Shard {
+    /// Routes that have changed since this was asked last; `None` if none has.
+    pub fn take_changed_routes(&mut self) -> Option<Vec<Route>> {
+        if self.routes.changed.is_empty() {
+            return None;
+        }
+        let changed = std::mem::take(&mut self.routes.changed);
+        let routes = changed.iter().filter_map(|p| self.routes.get(*p).cloned());
+        Some(routes.collect())
+    }
+
+    /// How many partitions this node owns, and in how many it is a member.
+    pub fn holds(&self) -> (usize, usize) {
+        let mut holds = (0, 0);
+        for replica in self.replicas.values() {
+            let Some(chain) = &replica.chain else {
+                continue;
+            };
+            if chain.config.has(self.own) {
+                holds.1 += 1;
+                holds.0 += usize::from(chain.config.owner() == self.own);
+            }
+        }
+        holds
+    }
+
     /// What a configuration that was chosen says.
     pub(super) fn learn_route(&mut self, p: PartitionId, config: &Configuration) {
         // A closed branch is served by nobody.

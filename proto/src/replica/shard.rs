@@ -446,13 +446,18 @@ impl Shard {
         if view.founder {
             self.found(&view);
         }
-        let was = |node: &NodeId| before.as_ref().is_some_and(|before| before.is_reachable(*node));
+        let was = |node: &NodeId| before.as_ref().and_then(|before| before.stream(*node));
         let peers: Vec<NodeId> = view.peers.keys().copied().filter(|n| *n != self.own).collect();
         for node in peers {
-            match (was(&node), view.is_reachable(node)) {
-                (false, true) => self.peer_connected(node),
-                (true, false) => self.peer_lost(node),
-                _ => {}
+            let (earlier, stream) = (was(&node), view.stream(node));
+            if earlier == stream {
+                continue;
+            }
+            if earlier.is_some() {
+                self.peer_lost(node);
+            }
+            if stream.is_some() {
+                self.peer_connected(node);
             }
         }
         for partition in self.known_partitions() {
