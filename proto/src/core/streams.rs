@@ -295,7 +295,7 @@ impl Core {
         entry.last_contact = Some(now);
         let present = entry.stream.filter(|id| *id != stream);
         entry.stream = Some(stream);
-        self.greet(now, life.id);
+        self.greet(now, life.id, false);
         if let Some(present) = present {
             self.one_of_two_stays(now, stream, present, life, dialled_by_us);
         }
