@@ -57,7 +57,7 @@ pub struct Limits {
     pub convergence: Duration,
     /// A joiner knows all after this, and all know it after that, if it is asked for.
     pub arrival: Option<(Duration, Duration)>,
-    /// What an idle node may send (bytes in a second, as IP counts them).
+    /// What an idle node may send (bytes in a second, as IP counts them) in a good network.
     pub idle_bytes: u64,
     /// What a node may send in any one second (bytes).
     pub peak_bytes: u64,

@@ -322,6 +322,11 @@ impl World {
         self.hears(a) && self.hears(b) && self.links.steady_since(since, a, b)
     }
 
+    /// Whether a way from or to a host is so slow that whoever is there may be taken for dead.
+    pub fn is_far_away(&self, host: HostId) -> bool {
+        self.links.is_far_away(host)
+    }
+
     /// Whether nothing is cut, blocked or slow.
     pub fn is_whole(&self) -> bool {
         self.links.is_whole()

@@ -31,15 +31,13 @@ impl Core {
         for address in self.seeds.iter().chain(known) {
             if *address != self.config.advertise
                 && !lost.contains(address)
-                && !is_here(&self.table, &mut self.residents, *address)
+                && !is_at(&self.table, &mut self.residents, *address, is_known)
             {
                 lost.push(*address);
             }
         }
         let pause = (youngest / 10).clamp(timing.redial, timing.redial_max);
-        if !lost.is_empty() {
-            self.redial_cursor = (self.redial_cursor + 1) % lost.len();
-            let address = lost[self.redial_cursor];
+        if let Some(address) = self.next_to_redial(&lost) {
             let busy = self.dials.values().any(|dial| dial.address == address);
             if !busy {
                 self.dial(address, Purpose::Lost);
@@ -47,6 +45,19 @@ impl Core {
         }
         let pause = self.jitter(pause);
         self.timers.set(TimerKind::Redial, now + pause);
+    }
+
+    // Each in its turn; where somebody else lives now, such as a node that lost its disk and has a
+    // new id, nobody will be found.
+    fn next_to_redial(&mut self, lost: &[SocketAddr]) -> Option<SocketAddr> {
+        for _ in 0..lost.len() {
+            self.redial_cursor = (self.redial_cursor + 1) % lost.len();
+            let address = lost[self.redial_cursor];
+            if !is_at(&self.table, &mut self.residents, address, Entry::is_living) {
+                return Some(address);
+            }
+        }
+        None
     }
 
     pub(super) fn heal_report(&mut self) {
@@ -65,22 +76,26 @@ impl Core {
     }
 }
 
-// Whether a member is at an address. To find it takes a walk through the table, so it is
+fn is_known(entry: &Entry) -> bool {
+    entry.swim.is_some()
+}
+
+// Whether such a member is at an address. To find it takes a walk through the table, so it is
 // remembered who was there last time.
-fn is_here(
+fn is_at(
     table: &Table,
     residents: &mut BTreeMap<SocketAddr, NodeId>,
     address: SocketAddr,
+    such: fn(&Entry) -> bool,
 ) -> bool {
-    let there = |entry: &Entry| entry.swim.is_some() && entry.identity.addr == address;
+    let there = |entry: &Entry| such(entry) && entry.identity.addr == address;
     let resident = residents.get(&address).and_then(|id| table.get(*id));
     if resident.is_some_and(there) {
         return true;
     }
     let found = table.others().find(|entry| there(entry));
-    match found {
-        Some(entry) => residents.insert(address, entry.identity.id),
-        None => residents.remove(&address),
-    };
+    if let Some(entry) = found {
+        residents.insert(address, entry.identity.id);
+    }
     found.is_some()
 }

@@ -14,6 +14,9 @@ use crate::{fault::Action, host::HostId, network::Network};
 const SECOND: Duration = Duration::from_secs(1);
 /// The most faults of one run.
 const FAULTS: u32 = 12;
+/// What it costs at most if a probe is not answered in time (bytes): three members asked to
+/// probe, four packets with each of them, and three pings over the stream and beside it.
+const FAILED_PROBE: u64 = 1600;
 
 pub(super) fn random(draw: &mut Draw) {
     surroundings(draw);
@@ -51,6 +54,9 @@ fn surroundings(draw: &mut Draw) {
         draw.network.reordered = draw.number(1, 100);
         draw.network.held_back = draw.between(SECOND / 1000, SECOND / 5);
     }
+    // Where packets are late or lost all the time, so are probes, there and back.
+    let late = u64::from(draw.network.loss + draw.network.reordered) * 2;
+    draw.limits.idle_bytes += FAILED_PROBE * late / 1000;
 }
 
 fn fault(draw: &mut Draw, at: Duration, over: Duration) {
