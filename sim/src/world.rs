@@ -282,9 +282,9 @@ impl World {
         self.hosts[host].traffic
     }
 
-    /// How long a host's node may take to leave.
-    pub fn leave_limit(&self, host: HostId) -> Duration {
-        self.hosts[host].config.timing.leave
+    /// The time limits of a host's node.
+    pub fn timing(&self, host: HostId) -> &Timing {
+        &self.hosts[host].config.timing
     }
 
     /// Whether a host's node cannot join, since no member runs where it looks for one.

@@ -5,8 +5,9 @@
 //! from the moment since when the observer has run undisturbed in a network that nobody has
 //! touched, whichever is later. It holds for every way in which a life can end. Who can reach
 //! only a small part of those it knows is given more time: the few have to find the many one
-//! after the other, and trust themselves little meanwhile. Who is far away from all others, on a
-//! slow link, is given no bound.
+//! after the other, and trust themselves little meanwhile. Who was disturbed or cut off when the
+//! news of a failure spread may have to wait until it compares what it knows with somebody. Who
+//! is far away from all others, on a slow link, is given no bound.
 //!
 //! Times are measured for those that were killed or lost power: from the end of the life to the
 //! moment when a node tells its users of the failure.
@@ -15,7 +16,7 @@ use std::time::Duration;
 
 use kith_proto::{event::Event, id::NodeId, time::Time};
 
-use super::{Check, Finding, Scene};
+use super::{Check, Finding, Scene, longest_comparison};
 use crate::{
     host::HostId,
     report::{Latencies, Report},
@@ -150,7 +151,8 @@ impl Gone {
                 let since = self.at.max(well).max(scene.world.links_changed());
                 scene.now() > since + scene.limits.detection
                     && !scene.world.is_far_away(*observer)
-                    && scene.now() > since + scene.limits.detection + search(scene, *observer)
+                    && scene.now()
+                        > since + scene.limits.detection + excuse(scene, *observer, since > self.at)
             })
         });
         match late {
@@ -167,16 +169,17 @@ impl Gone {
     }
 }
 
-// How long those who reach each other may need to probe all others that one of them knows.
-fn search(scene: &Scene<'_>, observer: HostId) -> Duration {
+// How much longer it may take an observer that can reach only some, or that has missed news.
+fn excuse(scene: &Scene<'_>, observer: HostId, missed_news: bool) -> Duration {
     let reached = |host: &HostId| *host == observer || scene.world.connected(observer, *host);
     let together = scene.truth().running_hosts().filter(reached).count().max(1);
-    let known = scene
-        .world
-        .core(observer)
-        .map_or(0, |core| core.table().len());
+    let known = scene.world.core(observer).map_or(0, |c| c.table().len());
     let each = (known / together).saturating_sub(1);
-    SLOWEST_PROBE * u32::try_from(each).unwrap_or(u32::MAX)
+    let search = SLOWEST_PROBE * u32::try_from(each).unwrap_or(u32::MAX);
+    if !missed_news {
+        return search;
+    }
+    search + longest_comparison(scene.world.timing(observer), known)
 }
 
 fn shows_as_living(scene: &Scene<'_>, observer: HostId, id: NodeId, generation: u64) -> bool {
