@@ -12,9 +12,15 @@ use crate::{
 
 /// Those who come back within this are reported together.
 const HEALING: Duration = Duration::from_millis(1500);
+/// Who is alone dials so many at once.
+const ALONE_AT_ONCE: usize = 16;
+/// At most so many seeds are dialled at once.
+const SEEDS_AT_ONCE: usize = 8;
 
 impl Core {
-    /// Dials one of those who were lost, for ever, at a small rate.
+    /// Dials one of those who were lost, for ever, at a small rate; and each time the seeds at
+    /// which nobody is known, since whoever started there meanwhile need not know of this node. A
+    /// node that is alone dials more at once, or it would take minutes to ask all it ever knew.
     pub(super) fn redial(&mut self, now: Time) {
         if !matches!(self.phase, Phase::Active) {
             return;
@@ -26,18 +32,21 @@ impl Core {
             youngest = youngest.min(now.saturating_since(entry.since));
             lost.push(entry.identity.addr);
         }
-        let alone = self.living() == 1;
-        let known = self.restored.peers.iter().filter(|_| alone);
-        for address in self.seeds.iter().chain(known) {
-            if *address != self.config.advertise
-                && !lost.contains(address)
-                && !is_at(&self.table, &mut self.residents, *address, is_known)
-            {
-                lost.push(*address);
-            }
-        }
         let pause = (youngest / 10).clamp(timing.redial, timing.redial_max);
-        if let Some(address) = self.next_to_redial(&lost) {
+        let alone = self.living() == 1;
+        if alone {
+            let known = self.restored.peers.clone();
+            lost = self.unknown_of(&known, lost);
+        }
+        let mut wanted: Vec<SocketAddr> = (0..if alone { ALONE_AT_ONCE } else { 1 })
+            .filter_map(|_| self.next_to_redial(&lost))
+            .collect();
+        let seeds = self.seeds.clone();
+        let mut seeds = self.unknown_of(&seeds, Vec::new());
+        seeds.retain(|seed| !lost.contains(seed));
+        seeds.truncate(SEEDS_AT_ONCE);
+        wanted.extend(seeds);
+        for address in wanted {
             let busy = self.dials.values().any(|dial| dial.address == address);
             if !busy {
                 self.dial(address, Purpose::Lost);
@@ -45,6 +54,19 @@ impl Core {
         }
         let pause = self.jitter(pause);
         self.timers.set(TimerKind::Redial, now + pause);
+    }
+
+    // Adds those addresses at which nobody is known.
+    fn unknown_of(&mut self, addresses: &[SocketAddr], mut to: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        for address in addresses {
+            if *address != self.config.advertise
+                && !to.contains(address)
+                && !is_at(&self.table, &mut self.residents, *address, is_known)
+            {
+                to.push(*address);
+            }
+        }
+        to
     }
 
     // Each in its turn; where somebody else lives now, such as a node that lost its disk and has a

@@ -199,6 +199,9 @@ impl Core {
             // it is asked to take a new one.
             self.disown(now, id);
             return true;
+        } else if down && ours.is_living() {
+            // It took another identity since, and is down in that one too.
+            return news;
         }
         false
     }
