@@ -455,13 +455,14 @@ impl World {
     }
 
     fn set_wake(&mut self, host: HostId) {
+        let soonest = self.now + self.tampering.pause();
         let it = &mut self.hosts[host];
         let Some(core) = &it.core else {
             return;
         };
         let next = core
             .poll_timeout()
-            .map(|at| it.clock.world(at).max(self.now));
+            .map(|at| it.clock.world(at).max(soonest));
         if let Some(at) = next
             && it.wake != Some(at)
         {

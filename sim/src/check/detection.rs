@@ -152,7 +152,7 @@ impl Gone {
                 scene.now() > since + scene.limits.detection
                     && !scene.world.is_far_away(*observer)
                     && scene.now()
-                        > since + scene.limits.detection + excuse(scene, *observer, since > self.at)
+                        > since + scene.limits.detection + excuse(scene, *observer, self.at, since)
             })
         });
         match late {
@@ -170,13 +170,17 @@ impl Gone {
 }
 
 // How much longer it may take an observer that can reach only some, or that has missed news.
-fn excuse(scene: &Scene<'_>, observer: HostId, missed_news: bool) -> Duration {
-    let reached = |host: &HostId| *host == observer || scene.world.connected(observer, *host);
+fn excuse(scene: &Scene<'_>, observer: HostId, at: Time, since: Time) -> Duration {
+    let reached = |host: &HostId| {
+        let life = scene.truth().current(*host);
+        let was_there = life.is_some_and(|life| life.started <= at);
+        *host == observer || (was_there && scene.world.connected(observer, *host))
+    };
     let together = scene.truth().running_hosts().filter(reached).count().max(1);
     let known = scene.world.core(observer).map_or(0, |c| c.table().len());
     let each = (known / together).saturating_sub(1);
     let search = SLOWEST_PROBE * u32::try_from(each).unwrap_or(u32::MAX);
-    if !missed_news {
+    if since <= at {
         return search;
     }
     search + longest_comparison(scene.world.timing(observer), known)
