@@ -294,6 +294,7 @@ impl Core {
             TimerKind::Join => self.join_round(now),
             TimerKind::JoinReport => self.join_report(now),
             TimerKind::Gossip => self.gossip(now),
+            TimerKind::Handshake => self.end_handshakes(now),
             TimerKind::Mesh => self.mesh(now),
             TimerKind::Redial => self.redial(now),
             TimerKind::PushPull => self.push_pull(now),

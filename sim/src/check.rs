@@ -30,7 +30,7 @@ pub mod traffic;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use kith_proto::{event::Event, id::NodeId, time::Time};
+use kith_proto::{config::Timing, event::Event, id::NodeId, time::Time};
 
 use crate::{
     host::HostId,
@@ -57,7 +57,7 @@ pub struct Limits {
     pub convergence: Duration,
     /// A joiner knows all after this, and all know it after that, if it is asked for.
     pub arrival: Option<(Duration, Duration)>,
-    /// What an idle node may send (bytes in a second, as IP counts them).
+    /// What an idle node may send (bytes in a second, as IP counts them) in a good network.
     pub idle_bytes: u64,
     /// What a node may send in any one second (bytes).
     pub peak_bytes: u64,
@@ -92,6 +92,13 @@ impl Limits {
 fn detection_bound(nodes: u64) -> Duration {
     let digits = u64::from(nodes.max(10).ilog10());
     Duration::from_secs(26 + 4 * digits)
+}
+
+/// How long it may take until a node compares what it knows with somebody: the pause between
+/// comparisons grows with the logarithm of the number of members, and varies by a fifth.
+pub fn longest_comparison(timing: &Timing, nodes: usize) -> Duration {
+    let digits = (nodes.max(10) as f64).log10();
+    timing.push_pull.mul_f64(digits * 1.2)
 }
 
 /// What a checker sees.

@@ -117,8 +117,11 @@ pub struct Link {
 
 impl Link {
     fn is_tolerable(&self) -> bool {
-        let fast = self.rate.is_none_or(|rate| rate >= TOLERABLE_RATE);
-        !self.no_datagrams && !self.no_streams && self.slower <= TOLERABLE_DELAY && fast
+        !self.no_datagrams && !self.no_streams && !self.is_slow()
+    }
+
+    fn is_slow(&self) -> bool {
+        self.slower > TOLERABLE_DELAY || self.rate.is_some_and(|rate| rate < TOLERABLE_RATE)
     }
 
     fn is_ordinary(&self) -> bool {
@@ -215,6 +218,13 @@ impl Links {
             self.link_changed.insert(way, now);
             self.changed = now;
         }
+    }
+
+    /// Whether a way from or to a host is so slow that whoever is there may be taken for dead.
+    pub(crate) fn is_far_away(&self, host: HostId) -> bool {
+        let touches = |way: &(HostId, HostId)| way.0 == host || way.1 == host;
+        let mut links = self.links.iter();
+        links.any(|(way, link)| touches(way) && link.is_slow())
     }
 
     /// Whether nothing is wrong anywhere.

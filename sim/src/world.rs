@@ -282,9 +282,9 @@ impl World {
         self.hosts[host].traffic
     }
 
-    /// How long a host's node may take to leave.
-    pub fn leave_limit(&self, host: HostId) -> Duration {
-        self.hosts[host].config.timing.leave
+    /// The time limits of a host's node.
+    pub fn timing(&self, host: HostId) -> &Timing {
+        &self.hosts[host].config.timing
     }
 
     /// Whether a host's node cannot join, since no member runs where it looks for one.
@@ -320,6 +320,11 @@ impl World {
     /// since that moment.
     pub fn steady_since(&self, since: Time, a: HostId, b: HostId) -> bool {
         self.hears(a) && self.hears(b) && self.links.steady_since(since, a, b)
+    }
+
+    /// Whether a way from or to a host is so slow that whoever is there may be taken for dead.
+    pub fn is_far_away(&self, host: HostId) -> bool {
+        self.links.is_far_away(host)
     }
 
     /// Whether nothing is cut, blocked or slow.
@@ -450,13 +455,14 @@ impl World {
     }
 
     fn set_wake(&mut self, host: HostId) {
+        let soonest = self.now + self.tampering.pause();
         let it = &mut self.hosts[host];
         let Some(core) = &it.core else {
             return;
         };
         let next = core
             .poll_timeout()
-            .map(|at| it.clock.world(at).max(self.now));
+            .map(|at| it.clock.world(at).max(soonest));
         if let Some(at) = next
             && it.wake != Some(at)
         {

@@ -9,7 +9,7 @@ use crate::{
     event::Transport,
     id::{Life, NodeId},
     input::StreamId,
-    members::table::Status,
+    members::table::{Greeting, Status},
     swim::{foca_codec::peek_source, identity::Identity},
     time::Time,
     wire::{
@@ -20,6 +20,8 @@ use crate::{
 
 /// Nacks owed at most.
 const MAX_NACKS: usize = 1024;
+/// A greeting that answers a ping is not repeated sooner than this.
+const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 impl Core {
     /// A foca packet. Only lives that were admitted reach foca, which by itself would take in
@@ -79,7 +81,11 @@ impl Core {
 
     /// Measures the way to a member whose stream has just opened: whoever fails before its
     /// first probe shall not be given the longest of all timeouts.
-    pub(super) fn greet(&mut self, now: Time, id: NodeId) {
+    ///
+    /// One that is sent in answer to a ping is given its time: two members that greeted each
+    /// other at every ping would, over a way that is long enough, never end to do so, since only
+    /// the last greeting can be answered.
+    pub(super) fn greet(&mut self, now: Time, id: NodeId, in_answer: bool) {
         if self.detector.rtt(id).is_some() {
             return;
         }
@@ -87,7 +93,15 @@ impl Core {
         let Some(entry) = self.table.get_mut(id) else {
             return;
         };
-        entry.greeting = Some((nonce, now));
+        let waits = |greeting: &Greeting| greeting.in_answer && now < greeting.sent + ANSWER_TIME;
+        if in_answer && entry.greeting.as_ref().is_some_and(waits) {
+            return;
+        }
+        entry.greeting = Some(Greeting {
+            nonce,
+            sent: now,
+            in_answer,
+        });
         let (to, address) = (entry.life(), entry.identity.addr);
         let body = DirectBody::Ping {
             to,
@@ -184,7 +198,7 @@ impl Core {
         }
         // After the answer, which may measure the way for the other side. And again even if a
         // greeting is under way: to who has just joined we were a stranger then.
-        self.greet(now, from.id);
+        self.greet(now, from.id, true);
     }
 
     fn ponged(
@@ -207,8 +221,9 @@ impl Core {
         let Some(entry) = self.table.get_mut(from.id) else {
             return;
         };
-        if let Some((_, sent)) = entry.greeting.take_if(|(greeting, _)| *greeting == nonce) {
-            self.detector.measured(from.id, now.saturating_since(sent));
+        if let Some(greeting) = entry.greeting.take_if(|greeting| greeting.nonce == nonce) {
+            let after = now.saturating_since(greeting.sent);
+            self.detector.measured(from.id, after);
             return;
         }
         let ours = entry

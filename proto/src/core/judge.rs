@@ -293,7 +293,9 @@ impl Core {
         else {
             return;
         };
-        let deadline = suspicion.deadline(own, &windows);
+        // Who has just woken may have the refutation among what it has not read yet.
+        let awake = self.excused + STALL;
+        let deadline = suspicion.deadline(own, &windows).max(awake);
         if now < deadline {
             self.timers.set(TimerKind::Suspicion(id), deadline);
             return;

@@ -2,7 +2,7 @@
 //!
 //! Which streams are held is decided in `mesh`. They are silent while there is nothing to say.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use super::{
     Core, Phase,
@@ -22,6 +22,10 @@ use crate::{
         message::{Frame, Hello, Intent},
     },
 };
+
+/// An open stream over which the handshake is not done by then is given up: the other host may
+/// have been cut off in the middle of it, and its answer, if it ever comes, is a matter of minutes.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Why a dial was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +133,7 @@ impl Core {
                 frames: (0, 0),
             },
         );
+        self.timers.set_by(TimerKind::Handshake, now + HANDSHAKE);
         if let Some(dial) = dial {
             let hello = self.hello(dial.purpose);
             self.send_frame(stream, &Frame::Hello(Box::new(hello)));
@@ -136,6 +141,25 @@ impl Core {
                 // Another candidate was faster; this one is a peer like any other.
                 self.timers.set_by(TimerKind::Mesh, now + MESH_PAUSE);
             }
+        }
+    }
+
+    /// Gives up streams over which nobody said who is there.
+    pub(super) fn end_handshakes(&mut self, now: Time) {
+        let waiting = self
+            .streams
+            .iter()
+            .filter(|(_, known)| known.peer.is_none());
+        let (late, in_time): (Vec<_>, Vec<_>) = waiting
+            .map(|(stream, known)| (known.opened + HANDSHAKE, *stream))
+            .partition(|(until, _)| *until <= now);
+        if let Some((next, _)) = in_time.iter().min() {
+            self.timers.set(TimerKind::Handshake, *next);
+        }
+        for (_, stream) in late {
+            self.count("handshakes_given_up");
+            self.outputs.push_back(Output::Close { stream });
+            self.stream_closed(now, stream);
         }
     }
 
@@ -289,7 +313,7 @@ impl Core {
         entry.last_contact = Some(now);
         let present = entry.stream.filter(|id| *id != stream);
         entry.stream = Some(stream);
-        self.greet(now, life.id);
+        self.greet(now, life.id, false);
         if let Some(present) = present {
             self.one_of_two_stays(now, stream, present, life, dialled_by_us);
         }

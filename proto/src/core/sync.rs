@@ -21,6 +21,10 @@ use crate::{
 const NEWCOMER: Duration = Duration::from_secs(5);
 /// Newcomers are told of each other in batches, this far apart.
 const BATCH: Duration = Duration::from_millis(15);
+/// Of those that are down for the other side and live here so many are looked for at once: this
+/// node may have missed the news that they are gone. After a split it is all of that side, and
+/// hardly any of them is.
+const DOUBTED_AT_ONCE: usize = 8;
 /// Room in a frame for what comes beside entries (bytes).
 const OTHER_FIELDS: usize = 16 << 10;
 
@@ -131,16 +135,22 @@ impl Core {
 
     /// What a peer knows of others.
     pub(super) fn merge(&mut self, now: Time, entries: Vec<SyncEntry>) {
+        let mut doubted = 0;
         for entry in entries {
-            self.merge_entry(now, entry);
+            let id = entry.identity.id;
+            if self.merge_entry(now, entry) && doubted < DOUBTED_AT_ONCE {
+                doubted += 1;
+                self.start_inquiry(now, id);
+            }
         }
     }
 
-    pub(super) fn merge_entry(&mut self, now: Time, theirs: SyncEntry) {
+    // Whether it counts as down there, and lives here.
+    fn merge_entry(&mut self, now: Time, theirs: SyncEntry) -> bool {
         let id = theirs.identity.id;
         if theirs.identity.generation == 0 {
             self.count("rejected_entry");
-            return;
+            return false;
         }
         let down = theirs.health == Health::Down;
         if id == self.table.own_id() {
@@ -154,7 +164,7 @@ impl Core {
             if let Some(record) = theirs.record {
                 self.offer_record(now, record, false);
             }
-            return;
+            return false;
         }
         let over = theirs
             .record
@@ -162,13 +172,13 @@ impl Core {
             .is_some_and(|record| record.is_over());
         if self.table.entry(theirs.identity, now).is_none() {
             self.count("table_full");
-            return;
+            return false;
         }
         if let Some(record) = theirs.record {
             self.offer_record(now, record, false);
         }
         let Some(ours) = self.table.get(id) else {
-            return;
+            return false;
         };
         let rank = ours.identity.rank();
         let news = ours.swim.is_none() || theirs.identity.rank() > rank;
@@ -180,15 +190,20 @@ impl Core {
                     foca::Member::new(theirs.identity, theirs.incarnation, foca::State::Alive);
                 self.detector.apply(now, alive, false);
             }
-        } else if news && ours.swim.is_none() {
-            // Gone before we came: shown, but no event.
+        } else if news && matches!(ours.swim, None | Some(foca::State::Down)) {
+            // Gone before we came, or once more since we heard of it last: shown, but no event.
             let down = foca::Member::new(theirs.identity, theirs.incarnation, foca::State::Down);
             self.detector.apply(now, down, false);
         } else if down && theirs.identity.rank() == rank && ours.is_living() {
             // Hearsay: it counts as down elsewhere and lives here. Down is final for an identity, so
-            // it is asked to take a new one. Should it really be gone, that is found out anyway.
+            // it is asked to take a new one.
             self.disown(now, id);
+            return true;
+        } else if down && ours.is_living() {
+            // It took another identity since, and is down in that one too.
+            return news;
         }
+        false
     }
 
     pub(super) fn disown(&mut self, now: Time, id: NodeId) {

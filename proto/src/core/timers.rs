@@ -14,6 +14,8 @@ pub(super) enum TimerKind {
     JoinReport,
     /// Send what waits.
     Gossip,
+    /// Give up streams over which no handshake was done.
+    Handshake,
     /// Open a stream that is missing.
     Mesh,
     /// Dial somebody who was lost.

@@ -53,6 +53,17 @@ pub struct Failure {
     pub reason: Reason,
 }
 
+/// A ping that measures the way to a member before the first probe does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// What it carried.
+    pub nonce: u32,
+    /// When it was sent.
+    pub sent: Time,
+    /// It was sent because the member had pinged this node.
+    pub in_answer: bool,
+}
+
 /// All that is known of one member.
 #[derive(Debug)]
 pub struct Entry {
@@ -82,8 +93,8 @@ pub struct Entry {
     pub inquiry: Option<Box<Inquiry>>,
     /// The open stream to it.
     pub stream: Option<StreamId>,
-    /// The ping that greeted it when its stream opened: nonce, and when it was sent.
-    pub greeting: Option<(u32, Time)>,
+    /// The ping that greeted it, until it is answered.
+    pub greeting: Option<Greeting>,
     /// What is known of it as an accuser.
     pub limit: AccuserLimit,
     /// Which of the ways to it are blocked.

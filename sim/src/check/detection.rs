@@ -3,7 +3,11 @@
 //! SWIM calls it strong completeness (Das et al. 2002, section 2): every crash is detected by
 //! every member that does not fail itself. Here with a bound: from the end of the life, or
 //! from the moment since when the observer has run undisturbed in a network that nobody has
-//! touched, whichever is later. It holds for every way in which a life can end.
+//! touched, whichever is later. It holds for every way in which a life can end. Who can reach
+//! only a small part of those it knows is given more time: the few have to find the many one
+//! after the other, and trust themselves little meanwhile. Who was disturbed or cut off when the
+//! news of a failure spread may have to wait until it compares what it knows with somebody. Who
+//! is far away from all others, on a slow link, is given no bound.
 //!
 //! Times are measured for those that were killed or lost power: from the end of the life to the
 //! moment when a node tells its users of the failure.
@@ -12,7 +16,7 @@ use std::time::Duration;
 
 use kith_proto::{event::Event, id::NodeId, time::Time};
 
-use super::{Check, Finding, Scene};
+use super::{Check, Finding, Scene, longest_comparison};
 use crate::{
     host::HostId,
     report::{Latencies, Report},
@@ -22,6 +26,9 @@ use crate::{
 
 /// Tables are looked at this often.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// A node probes one other in this time, when it trusts itself least: nine probe periods.
+const SLOWEST_PROBE: Duration = Duration::from_secs(9);
 
 /// A life that ended.
 struct Gone {
@@ -143,6 +150,9 @@ impl Gone {
             scene.truth().well_since(*observer).is_some_and(|well| {
                 let since = self.at.max(well).max(scene.world.links_changed());
                 scene.now() > since + scene.limits.detection
+                    && !scene.world.is_far_away(*observer)
+                    && scene.now()
+                        > since + scene.limits.detection + excuse(scene, *observer, self.at, since)
             })
         });
         match late {
@@ -157,6 +167,23 @@ impl Gone {
             None => Ok(()),
         }
     }
+}
+
+// How much longer it may take an observer that can reach only some, or that has missed news.
+fn excuse(scene: &Scene<'_>, observer: HostId, at: Time, since: Time) -> Duration {
+    let reached = |host: &HostId| {
+        let life = scene.truth().current(*host);
+        let was_there = life.is_some_and(|life| life.started <= at);
+        *host == observer || (was_there && scene.world.connected(observer, *host))
+    };
+    let together = scene.truth().running_hosts().filter(reached).count().max(1);
+    let known = scene.world.core(observer).map_or(0, |c| c.table().len());
+    let each = (known / together).saturating_sub(1);
+    let search = SLOWEST_PROBE * u32::try_from(each).unwrap_or(u32::MAX);
+    if since <= at {
+        return search;
+    }
+    search + longest_comparison(scene.world.timing(observer), known)
 }
 
 fn shows_as_living(scene: &Scene<'_>, observer: HostId, id: NodeId, generation: u64) -> bool {

@@ -4,7 +4,8 @@
 //! Lifeguard (Dadgar et al. 2017, section V) counts them twice, and so does this: all of them
 //! (its FP), and those told by members that were themselves well (its FP⁻). The budget is for
 //! all. Nodes that are paused, starved, cut off or whose clock was moved, and those that were so
-//! a moment ago, may be accused.
+//! a moment ago, may be accused; and those that have not joined yet, which answer nobody. What
+//! members say that are leaving does not count: for the others they are gone, and get no answer.
 
 use std::collections::BTreeSet;
 
@@ -72,7 +73,17 @@ impl Check for FalseAlarm {
 /// The host of a life that nobody has a reason to accuse, least of all `observer`.
 fn blameless(scene: &Scene<'_>, observer: HostId, id: NodeId, generation: u64) -> Option<HostId> {
     let life = scene.truth().life(id, generation)?;
-    let fine = life.ended.is_none()
+    let is_member = scene
+        .world
+        .core(life.host)
+        .is_some_and(|core| core.phase_name() == "active");
+    let stays = scene
+        .truth()
+        .current(observer)
+        .is_some_and(|life| life.leaving.is_none());
+    let fine = is_member
+        && stays
+        && life.ended.is_none()
         && life.leaving.is_none()
         && scene.is_well(life.host)
         && scene

@@ -129,7 +129,7 @@ impl Check for Lifecycle {
                 continue;
             };
             let Some(since) = life.leaving else { continue };
-            let patience = scene.world.leave_limit(host) + Duration::from_secs(5);
+            let patience = scene.world.timing(host).leave + Duration::from_secs(5);
             let runs = scene.world.process(host) == Process::Running
                 && scene
                     .truth()

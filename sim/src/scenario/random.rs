@@ -6,14 +6,22 @@
 
 use std::time::Duration;
 
-use kith_proto::config::{PROTOCOL, PROTOCOL_NEXT};
+use kith_proto::config::{PROTOCOL, PROTOCOL_NEXT, Timing};
 
 use super::Draw;
-use crate::{fault::Action, host::HostId, network::Network};
+use crate::{
+    check::{self, Limits},
+    fault::Action,
+    host::HostId,
+    network::Network,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The most faults of one run.
 const FAULTS: u32 = 12;
+/// What it costs at most if a probe is not answered in time (bytes): three members asked to
+/// probe, four packets with each of them, and three pings over the stream and beside it.
+const FAILED_PROBE: u64 = 1600;
 
 pub(super) fn random(draw: &mut Draw) {
     surroundings(draw);
@@ -23,6 +31,10 @@ pub(super) fn random(draw: &mut Draw) {
         let over = at + draw.magnitude(SECOND, SECOND * 64).min(end - at);
         fault(draw, at, over);
     }
+    // Those that join count as well. And who was cut off for a moment while the news of a failure
+    // spread hears of it when it compares what it knows with somebody, as late as that may be.
+    draw.limits.peak_bytes = Limits::for_nodes(draw.hosts).peak_bytes;
+    draw.limits.convergence += check::longest_comparison(&Timing::default(), draw.hosts);
     draw.at(end, Action::Start(0));
     // Who has just come back needs a moment before it can be judged.
     draw.until(end + SECOND);
@@ -51,6 +63,9 @@ fn surroundings(draw: &mut Draw) {
         draw.network.reordered = draw.number(1, 100);
         draw.network.held_back = draw.between(SECOND / 1000, SECOND / 5);
     }
+    // Where packets are late or lost all the time, so are probes, there and back.
+    let late = u64::from(draw.network.loss + draw.network.reordered) * 2;
+    draw.limits.idle_bytes += FAILED_PROBE * late / 1000;
 }
 
 fn fault(draw: &mut Draw, at: Duration, over: Duration) {

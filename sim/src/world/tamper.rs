@@ -4,7 +4,7 @@
 //! Nothing here is a fault that can happen. Hooks change or swallow what goes into cores and what
 //! comes out of them, and messages are forged with the cluster's own key.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use kith_proto::{
     id::{Life, NodeId},
@@ -26,17 +26,32 @@ pub type InputHook = Box<dyn FnMut(Time, HostId, &mut Input) -> bool>;
 /// Sees an output before it is carried out, and says what is done instead.
 pub type OutputHook = Box<dyn FnMut(Time, HostId, Output) -> Vec<Output>>;
 
+/// After a tick that was swallowed the next one comes so much later.
+const SWALLOWED: Duration = Duration::from_millis(10);
+
 #[derive(Default)]
 pub(super) struct Tampering {
     inputs: Option<InputHook>,
     outputs: Option<OutputHook>,
+    /// A tick was swallowed: the core still wants it, and shall not get the next one at once.
+    ticks_late: bool,
 }
 
 impl Tampering {
     pub(super) fn admits(&mut self, now: Time, host: HostId, input: &mut Input) -> bool {
-        match &mut self.inputs {
-            Some(hook) => hook(now, host, input),
-            None => true,
+        let Some(hook) = &mut self.inputs else {
+            return true;
+        };
+        let admitted = hook(now, host, input);
+        self.ticks_late = !admitted && matches!(input, Input::Tick);
+        admitted
+    }
+
+    /// How long the next tick of the core that was asked for last has to wait.
+    pub(super) fn pause(&mut self) -> Duration {
+        match std::mem::take(&mut self.ticks_late) {
+            true => SWALLOWED,
+            false => Duration::ZERO,
         }
     }
 
