@@ -60,7 +60,7 @@ type Outcome = Result<Exit, Failure>;
     disable_help_subcommand = true,
     subcommand_value_name = "COMMAND",
     override_usage = "kith COMMAND [OPTIONS]",
-    help_template = "{about}\n\n{usage-heading} {usage}\n\nCommands:\n{subcommands}\n\n{after-help}",
+    help_template = "{about}\n\n{usage-heading} {usage}\n\nCommands:\n{subcommands}{after-help}",
     after_help = "`kith COMMAND --help` has an example of each. Try `kith demo`."
 )]
 struct Cli {

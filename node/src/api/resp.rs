@@ -20,6 +20,7 @@ mod frame;
 mod glob;
 mod keyspace;
 mod options;
+mod pending;
 mod reply;
 mod session;
 mod spec;

@@ -40,15 +40,13 @@ use super::{
     RespMoved, Server, cluster, facts,
     frame::Parser,
     keyspace,
-    reply::{OK, Protocol, Reply},
+    pending::{Pending, State},
+    reply::{OK, Reply},
     session::{Client, Session},
     spec::{Command, Kind, Spec, find},
-    strings::{Join, Plan, Refused, Shape, error_text, joined, number, plan, told},
+    strings::{Plan, Refused, error_text, number, plan},
 };
-use crate::{
-    api::operations::{Ended, Interface, Work},
-    kv::Begun,
-};
+use crate::api::operations::{Ended, Interface, Work};
 
 /// The most requests of one connection under way.
 const MAX_PIPELINE: usize = 1024;
@@ -81,79 +79,6 @@ enum Woken {
     Read,
     /// The client sends no more, or the node stops.
     Ended,
-}
-
-/// A request without an answer yet, or with one that waits for those before it.
-#[derive(Debug)]
-struct Pending {
-    since: Instant,
-    kind: Kind,
-    protocol: Protocol,
-    /// What it carried (bytes).
-    cost: usize,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Ready(Reply),
-    One(Begun, Shape),
-    Many {
-        /// Those that have no outcome yet, in order.
-        waiting: VecDeque<Begun>,
-        outcomes: Vec<Result<Outcome, RequestError>>,
-        join: Join,
-    },
-}
-
-impl Pending {
-    /// Waits until it is ready. May be given up, and begun again.
-    async fn wait(&mut self) {
-        match &mut self.state {
-            State::Ready(_) => {}
-            State::One(begun, shape) => {
-                let outcome = begun.outcome().await;
-                self.state = State::Ready(told(*shape, outcome));
-            }
-            State::Many {
-                waiting,
-                outcomes,
-                join,
-            } => {
-                while let Some(first) = waiting.front_mut() {
-                    outcomes.push(first.outcome().await);
-                    waiting.pop_front();
-                }
-                self.state = State::Ready(joined(*join, std::mem::take(outcomes)));
-            }
-        }
-    }
-
-    /// Whether it is ready, without waiting.
-    fn is_ready(&mut self) -> bool {
-        match &mut self.state {
-            State::Ready(_) => {}
-            State::One(begun, shape) => match begun.try_outcome() {
-                None => return false,
-                Some(outcome) => self.state = State::Ready(told(*shape, outcome)),
-            },
-            State::Many {
-                waiting,
-                outcomes,
-                join,
-            } => {
-                while let Some(first) = waiting.front_mut() {
-                    match first.try_outcome() {
-                        None => return false,
-                        Some(outcome) => outcomes.push(outcome),
-                    }
-                    waiting.pop_front();
-                }
-                self.state = State::Ready(joined(*join, std::mem::take(outcomes)));
-            }
-        }
-        true
-    }
 }
 
 /// A connection.

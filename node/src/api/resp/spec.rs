@@ -5,6 +5,7 @@ use super::reply::Reply;
 
 /// A command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "there is a command of that name")]
 pub(super) enum Command {
     Append,
     Asking,
