@@ -22,10 +22,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kith_proto::{config::Config, wire::keyring::Key};
+use kith_proto::{config::Config, replica::host::SyncMode, wire::keyring::Key};
 
 use crate::{
     api::{resp::RespMoved, token::Token},
+    partitions::PartitionOptions,
     tls::{Certificates, CertificatesError},
 };
 use layer::{Layer, LogFormat, Origin, Origins, Sync};
@@ -175,6 +176,19 @@ impl Sources {
 }
 
 impl Settings {
+    /// How the node keeps partitions.
+    pub fn partitions(&self) -> PartitionOptions {
+        PartitionOptions {
+            sync: Some(match self.sync {
+                Sync::Always => SyncMode::Always,
+                Sync::Interval => SyncMode::Interval,
+                Sync::Never => SyncMode::Never,
+            }),
+            max_value: self.max_value,
+            ..PartitionOptions::default()
+        }
+    }
+
     /// Where others reach an interface that was bound to `bound`.
     pub fn told(&self, bound: SocketAddr) -> SocketAddr {
         if bound.ip().is_unspecified() {

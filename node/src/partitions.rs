@@ -15,6 +15,8 @@
 mod shard;
 mod topology;
 
+pub(crate) use self::topology::Nodes;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use kith_proto::{
@@ -163,7 +165,7 @@ impl Partitions {
     }
 
     /// Membership has changed. The first time, what the disk holds is opened.
-    pub(crate) fn view(&mut self, view: Arc<View>, nodes: topology::Nodes) -> Result<(), OpenError> {
+    pub(crate) fn view(&mut self, view: Arc<View>, nodes: Nodes) -> Result<(), OpenError> {
         if self.shard.is_none() {
             self.open(view.settings)?;
         }
@@ -192,6 +194,11 @@ impl Partitions {
             Some(shard) => drop(shard.send(ToShard::Show(reply))),
             None => drop(reply.send(Showing::default())),
         }
+    }
+
+    /// Where partitions are, as far as is known.
+    pub(crate) fn topology(&self) -> Topology {
+        self.known.present()
     }
 
     /// Ends the threads, and waits for them.
@@ -271,8 +278,6 @@ impl Partitions {
         Ok(())
     }
 }
-
-pub(crate) use topology::Nodes;
 
 /// Whoever wants to know where partitions are.
 pub(crate) type TopologyWatch = watch::Receiver<Arc<Topology>>;

@@ -53,21 +53,30 @@ pub struct MemberView {
 }
 
 /// `GET /v1/partitions`: one of the list. Members are named.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionView {
     /// Number.
     pub id: PartitionId,
     /// First and last slot of its range.
     pub slots: [u16; 2],
-    /// Who owns it according to the view; `None` while nobody is there.
+    /// Of its configuration: grows with each one.
+    pub epoch: u64,
+    /// Of its configuration: random, another one after a split (16 hexadecimal digits).
+    pub branch: String,
+    /// Who owns it; `None` while that is unknown.
     pub owner: Option<String>,
     /// Who backs it up, nearest successor first.
     pub backups: Vec<String>,
-    /// `proposed`: computed from the members in view. (Installed configurations and data come
-    /// with replication.)
+    /// What this node does for it: `owner`, `backup`, `elsewhere`, or what is going on.
     pub state: String,
     /// Why it is in that state.
     pub reason: String,
+    /// Entries kept here, deleted ones included for a while.
+    pub keys: u64,
+    /// What they take (bytes), about.
+    pub bytes: u64,
+    /// Copies being compared or made by this node.
+    pub transfers: usize,
 }
 
 /// `GET /v1/status`.

@@ -236,6 +236,7 @@ impl Agent<'_> {
             certificates: self.settings.certificates.clone(),
             insecure: self.settings.insecure,
             settings: to_json(&self.settings.effective),
+            partitions: self.settings.partitions(),
         };
         Node::start(options).await.map_err(|e| match e.exit_code() {
             2 => Failure::usage(e.to_string()),

@@ -181,7 +181,7 @@ fn commands_show_what_the_agent_says() {
         (
             "ring --partition 3",
             Ok(Exit::Done),
-            &["192-255", "proposed"],
+            &["192-255", "backup"],
         ),
         ("ring --partition 4", Err(Exit::Failed), &[]),
         (

@@ -31,6 +31,12 @@ impl Known {
         (known, topology)
     }
 
+    /// What is known now.
+    pub(super) fn present(&self) -> Topology {
+        let present = self.present.lock();
+        present.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Membership has changed.
     pub(super) fn nodes(&self, nodes: Nodes, own: NodeId, partitions: u16) {
         self.change(|topology| {

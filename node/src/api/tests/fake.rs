@@ -199,7 +199,12 @@ fn partition(reason: String) -> PartitionView {
         slots: [192, 255],
         owner: Some("n1".to_owned()),
         backups: Vec::new(),
-        state: "proposed".to_owned(),
+        epoch: 3,
+        branch: "00000000000000ab".to_owned(),
+        keys: 7,
+        bytes: 700,
+        transfers: 0,
+        state: "backup".to_owned(),
         reason,
     }
 }
