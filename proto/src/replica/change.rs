@@ -166,12 +166,26 @@ impl Shard {
             changes >= CHANGES
         };
         if full {
-            let retry = self.config.timing.retry / 5;
-            return self.timers.set_by(Timer::Partition(p), now + retry);
+            self.queued_changes.insert(p);
+            return;
         }
         let mut next = config.next(members);
         next.unmerged = None;
         self.begin_change(p, config, next);
+    }
+
+    /// As many changes as may be under way at a time are: the next ones begin when others end.
+    pub(super) fn begin_queued_changes(&mut self) {
+        for _ in 0..CHANGES {
+            let (fills, changes) = self.changes_under_way();
+            if fills >= FILLS_OUT || changes >= CHANGES {
+                return;
+            }
+            let Some(p) = self.queued_changes.pop_first() else {
+                return;
+            };
+            self.drive(p);
+        }
     }
 
     /// Begins a change to `next`.
@@ -262,8 +276,7 @@ impl Shard {
             .keys()
             .any(|learner| !view.is_reachable(*learner));
         if !(same || planned) || lost {
-            owner.change = None;
-            self.replica(p).sessions.clear();
+            self.drop_change(p);
             self.replica(p).backoff = Some(now + AGAIN);
             return self.timers.set_by(Timer::Partition(p), now + AGAIN);
         }
@@ -333,11 +346,25 @@ impl Shard {
             Rejection::Busy => AGAIN / 5,
             _ => AGAIN,
         };
-        if let Some(owner) = &mut self.replica(p).owner {
-            owner.change = None;
-        }
+        self.drop_change(p);
         self.replica(p).backoff = Some(now + pause);
         self.timers.set_by(Timer::Partition(p), now + pause);
+    }
+
+    // It is not wanted any more, or cannot be: those who made copies for it may stop.
+    fn drop_change(&mut self, p: PartitionId) {
+        let Some(id) = self.chain(p).map(|chain| chain.config.id) else {
+            return;
+        };
+        let replica = self.replica(p);
+        replica.sessions.clear();
+        let Some(change) = replica.owner.as_mut().and_then(|o| o.change.take()) else {
+            return;
+        };
+        let attempt = Attempt::Fill(change.number);
+        for learner in change.learners.keys() {
+            self.tell(*learner, p, id, Body::Abandon { attempt }, None);
+        }
     }
 
     // Rule 2: from now on nothing changes here, until it is given up or installed.
@@ -373,7 +400,6 @@ impl Shard {
         let own = self.own;
         let now = self.now.time;
         let replica = self.replica(p);
-        replica.sessions.clear();
         replica.backoff = Some(now + AGAIN);
         if let Some(chain) = &mut replica.chain
             && chain.promised == Some(owners_ballot(own))
@@ -382,9 +408,7 @@ impl Shard {
             chain.promised = None;
             replica.promised_at = None;
         }
-        if let Some(owner) = &mut replica.owner {
-            owner.change = None;
-        }
+        self.drop_change(p);
         self.counters_up("changes_given_up");
         self.keep_chain(p);
         self.timers.set_by(Timer::Partition(p), now + AGAIN);

@@ -299,6 +299,14 @@ impl Shard {
         self.tell(from, p, id, Body::Filling { attempt }, None);
     }
 
+    /// The owner does not want the copy any more.
+    pub(super) fn hear_abandon(&mut self, from: NodeId, p: PartitionId, id: ConfigId, attempt: Attempt) {
+        let known = self.replicas.get(&p).and_then(|replica| replica.filled_by);
+        if known.is_some_and(|by| by.is(from, id, attempt)) {
+            self.end_filling(p);
+        }
+    }
+
     /// Whoever filled this node has given it up: what it brought is of no use, unless this node was
     /// a member once and keeps it until it may forget.
     pub(super) fn filling_is_over(&mut self, p: PartitionId) {
@@ -313,6 +321,11 @@ impl Shard {
             self.timers.set_by(Timer::Partition(p), now + Filler::PATIENCE);
             return;
         }
+        self.end_filling(p);
+    }
+
+    fn end_filling(&mut self, p: PartitionId) {
+        let replica = self.replica(p);
         replica.filled_by = None;
         if replica.chain.is_none() {
             self.clear(p);

@@ -11,7 +11,7 @@
 //!   equalise  I ->[Compare] R ->[Equal | Differ | Rejected] I
 //!             I ->[List] R ->[Listed] I
 //!             I ->[Fetch] R ->[Entries] I,   I ->[Entries] R ->[Stored] I
-//!   fill      O ->[Fill] L ->[Filling | Rejected] O, then equalise
+//!   fill      O ->[Fill] L ->[Filling | Rejected] O, then equalise; or O ->[Abandon] L
 //!   forget    F ->[MayForget] O ->[Forget] F
 //!   join      L ->[Closed] K                              a closed branch, to the one that keeps
 //!   route     O ->[Routes] *,   A ->[RoutesDigest] B ->[Routes] A
@@ -256,6 +256,11 @@ pub enum Body {
     },
     /// Go ahead.
     Filling {
+        /// The effort.
+        attempt: Attempt,
+    },
+    /// The copy is not wanted any more.
+    Abandon {
         /// The effort.
         attempt: Attempt,
     },

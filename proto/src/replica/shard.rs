@@ -5,7 +5,7 @@
 //! they share nothing.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -208,6 +208,8 @@ pub struct Shard {
     pub(super) timers: Timers<Timer>,
     pub(super) counters: Counters,
     pub(super) numbers: u64,
+    /// Partitions whose change waits until fewer are being changed.
+    pub(super) queued_changes: BTreeSet<PartitionId>,
     outputs: VecDeque<Output>,
     token: SyncToken,
     sync_wanted: bool,
@@ -252,6 +254,7 @@ impl Shard {
             timers: Timers::default(),
             counters: Counters::new(),
             numbers: 0,
+            queued_changes: BTreeSet::new(),
             outputs: VecDeque::new(),
             token: SyncToken(1),
             sync_wanted: false,
@@ -346,6 +349,7 @@ impl Shard {
     /// arrived.
     pub fn flush(&mut self, now: Now) {
         self.now = now;
+        self.begin_queued_changes();
         self.send_writes();
         self.announce_routes();
         if std::mem::take(&mut self.sync_wanted) {
@@ -429,6 +433,7 @@ impl Shard {
             Body::Stored { attempt } => self.session_stored(from, p, attempt),
             Body::Fill { attempt } => self.hear_fill(from, p, id, attempt),
             Body::Filling { attempt } => self.hear_filling(from, p, attempt),
+            Body::Abandon { attempt } => self.hear_abandon(from, p, id, attempt),
             Body::Vouch => self.hear_vouch(from, p, id),
             Body::MayForget => self.may_forget(from, p, id),
             Body::Forget => self.hear_forget(from, p, id),
