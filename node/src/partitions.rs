@@ -175,7 +175,12 @@ impl Partitions {
     }
 
     /// A peer's frame, if it is for partitions.
-    pub(crate) fn frame(&mut self, from: NodeId, frame: &[u8], room: Option<OwnedSemaphorePermit>) -> bool {
+    pub(crate) fn frame(
+        &mut self,
+        from: NodeId,
+        frame: &[u8],
+        room: Option<OwnedSemaphorePermit>,
+    ) -> bool {
         match message::decode(frame) {
             Ok(message) => {
                 self.to_shard(ToShard::Peer(from, message, room));
