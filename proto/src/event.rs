@@ -210,6 +210,16 @@ pub enum Event {
         /// Entries that it holds.
         entries: u64,
     },
+    /// One line for people about all partitions that this node took over from one member.
+    TakeoverSummary {
+        /// The name of the owner that failed.
+        from: String,
+        /// How many partitions.
+        partitions: usize,
+        /// Until requests for the last of them were answered, from the beginning of its take-over
+        /// (milliseconds).
+        took_ms: u64,
+    },
     /// This node has given a partition to another one on purpose.
     PartitionHandedOver {
         /// Which.
@@ -287,6 +297,7 @@ impl Event {
             | Self::MemberUnblocked { .. }
             | Self::ClusterHealed { .. }
             | Self::AssignmentSummary { .. }
+            | Self::TakeoverSummary { .. }
             | Self::KeysChanged { .. } => Severity::Info,
             Self::JoinWaiting { .. }
             | Self::MemberFailed { .. }

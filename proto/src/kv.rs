@@ -5,8 +5,8 @@
 //!                                  reads the present entry, decides, stamps a version
 //! ```
 //!
-//! An [`Entry`] is the newest that is known of a key: a value, or that it was deleted. Entries
-//! are merged by [`Version`] alone, so that it never matters how often, in which order or by
+//! An [`entry::Entry`] is the newest that is known of a key: a value, or that it was deleted. Entries
+//! are merged by [`version::Version`] alone, so that it never matters how often, in which order or by
 //! which way one arrives (last writer wins, with one owner deciding who is last).
 //!
 //! Reading order: [`version`], [`entry`], [`op`], [`request`].

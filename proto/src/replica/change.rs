@@ -44,7 +44,7 @@ pub(super) struct Change {
     learners: BTreeMap<NodeId, Learner>,
     phase: Phase,
     asked: Option<Time>,
-    began: Time,
+    pub(super) began: Time,
 }
 
 #[derive(Clone, Copy, Debug, Default)]

@@ -27,6 +27,9 @@ use crate::{
 /// Comparisons that an owner's shard leads at a time, beside those of proposals and changes.
 const REPAIRS: usize = 32;
 
+/// Nothing more was taken over for so long: what was is told in one line.
+const SUMMARY: Duration = Duration::from_millis(100);
+
 /// What an owner knows of its members.
 #[derive(Debug)]
 pub(super) struct Owner {
@@ -88,7 +91,11 @@ impl Shard {
             },
             None => Led {
                 from: own,
-                began: now,
+                began: self
+                    .replicas
+                    .get(&p)
+                    .and_then(|replica| replica.owner.as_ref()?.change.as_ref())
+                    .map_or(now, |change| change.began),
                 taken_over: false,
             },
         }
@@ -351,19 +358,40 @@ impl Shard {
         self.announce(p, config);
         if let Some(led) = led.filter(|led| led.taken_over) {
             self.counters_up("taken_over");
+            let took_ms = millis(now.saturating_since(led.began));
+            let taken = self.taken_over.entry(led.from).or_default();
+            *taken = (taken.0 + 1, taken.1.max(took_ms));
+            self.timers.set(Timer::Summary, now + SUMMARY);
             self.event(Event::PartitionTakenOver {
                 partition: p,
-                from: self
-                    .view()
-                    .map(|view| view.name(led.from))
-                    .unwrap_or_default(),
+                from: self.name(led.from),
                 epoch: config.id.epoch,
-                took_ms: millis(now.saturating_since(led.began)),
+                took_ms,
                 entries,
             });
         }
         self.release(p);
         self.drive(p);
+    }
+
+    /// One line for people about what was taken over.
+    pub(super) fn summarise(&mut self) {
+        for (from, (partitions, took_ms)) in std::mem::take(&mut self.taken_over) {
+            // Its own, after a restart: no take-over to speak of.
+            if from == self.own {
+                continue;
+            }
+            self.event(Event::TakeoverSummary {
+                from: self.name(from),
+                partitions,
+                took_ms,
+            });
+        }
+    }
+
+    pub(super) fn name(&self, node: NodeId) -> String {
+        self.view()
+            .map_or_else(|| node.to_string(), |view| view.name(node))
     }
 
     // Members that were not found equal yet, or might not be any more, are compared with.

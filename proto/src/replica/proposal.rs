@@ -19,9 +19,11 @@ use super::{
     chain::{Ballot, ConfigId, Configuration, Rejection},
     host::Standing,
     message::{Attempt, Body},
+    owner::millis,
     shard::{Shard, Timer},
 };
 use crate::{
+    event::Event,
     id::{NodeId, PartitionId},
     kv::version::Hlc,
     time::Time,
@@ -626,6 +628,15 @@ impl Shard {
         self.writes_kept(p, next);
         if !self.learn_configuration(p, next) {
             return;
+        }
+        if before.owner() == self.own && next.owner() != self.own {
+            self.counters_up("handed_over");
+            self.event(Event::PartitionHandedOver {
+                partition: p,
+                to: self.name(next.owner()),
+                epoch: next.id.epoch,
+                took_ms: millis(self.now.time.saturating_since(led.began)),
+            });
         }
         let after = self.durable();
         let mut tell: Vec<NodeId> = next.members.clone();

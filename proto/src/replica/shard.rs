@@ -118,6 +118,8 @@ pub(super) enum Timer {
     Requests,
     /// Compare routes with somebody.
     Routes,
+    /// Tell in one line what was taken over.
+    Summary,
 }
 
 /// What one node has of one partition.
@@ -210,6 +212,8 @@ pub struct Shard {
     pub(super) numbers: u64,
     /// Partitions whose change waits until fewer are being changed.
     pub(super) queued_changes: BTreeSet<PartitionId>,
+    /// What was taken over a moment ago: by owner before, how many, and the longest (ms).
+    pub(super) taken_over: BTreeMap<NodeId, (usize, u64)>,
     outputs: VecDeque<Output>,
     token: SyncToken,
     sync_wanted: bool,
@@ -255,6 +259,7 @@ impl Shard {
             counters: Counters::new(),
             numbers: 0,
             queued_changes: BTreeSet::new(),
+            taken_over: BTreeMap::new(),
             outputs: VecDeque::new(),
             token: SyncToken(1),
             sync_wanted: false,
@@ -377,6 +382,7 @@ impl Shard {
                 Timer::TakeOver(partition) => self.take_over_is_due(partition),
                 Timer::Requests => self.requests_over(),
                 Timer::Routes => self.compare_routes(),
+                Timer::Summary => self.summarise(),
             }
         }
     }
