@@ -261,11 +261,14 @@ impl Partitions {
             let period = (sync == SyncMode::Interval).then_some(SYNC_PERIOD);
             let syncer = Syncer::start(&opened.engine, period)
                 .map_err(|error| OpenError(error.to_string()))?;
-            let answers = sender.clone();
+            // Weak: the shard ends when the driver drops its end, and the syncer only after it.
+            let answers = sender.downgrade();
             let requests = syncer.connect(move |synced| {
                 let result = synced.result.map_err(|error| error.0);
-                // Nobody listens any more once the shard has ended.
-                drop(answers.send(ToShard::Synced(synced.token, result)));
+                if let Some(answers) = answers.upgrade() {
+                    // Nobody listens any more once the shard has ended.
+                    drop(answers.send(ToShard::Synced(synced.token, result)));
+                }
             });
             setup.disk = Some(shard::OnDisk {
                 engine: opened.engine,
