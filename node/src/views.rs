@@ -194,13 +194,21 @@ pub(crate) fn status(core: &Core, topology: &Topology) -> StatusView {
     let wanted = usize::from(settings.copies);
     let living = |member: &&NodeId| core.table().get(**member).is_some_and(Entry::is_living);
     let mut under_replicated = 0;
+    let mut unknown = 0;
     let mut lost = Vec::new();
     for (partition, members) in topology.partitions.iter().enumerate() {
+        if members.is_empty() {
+            unknown += 1;
+            continue;
+        }
         let copies = members.iter().filter(living).count();
         under_replicated += usize::from(copies < wanted);
         if copies == 0 {
             lost.push(partition.to_string());
         }
+    }
+    if unknown > 0 {
+        problems.push(format!("nobody has told yet who owns {unknown} partitions"));
     }
     if !lost.is_empty() {
         problems.push(format!(
@@ -240,16 +248,20 @@ pub(crate) fn safe_to_stop(
         let mut living = others.filter_map(|other| core.table().get(*other));
         living.any(Entry::is_living)
     };
+    let unknown = topology.partitions.iter().filter(|m| m.is_empty()).count();
     let held = topology.partitions.iter().filter(|m| m.contains(&id));
     let alone = held.filter(|members| !elsewhere(members)).count();
-    let reason = if alone == 0 {
+    let known = unknown == 0 && !topology.is_empty();
+    let reason = if !known {
+        "this node does not know yet who has which partition: ask again in a moment".to_owned()
+    } else if alone == 0 {
         "every partition has a copy on some other living member".to_owned()
     } else {
         format!("{alone} partitions have a copy on no other living member")
     };
     Some(SafeToStopView {
         member: entry.name(),
-        safe: alone == 0,
+        safe: known && alone == 0,
         reason,
     })
 }

@@ -80,7 +80,8 @@ enum Phase {
 impl Shard {
     /// Whether a member was declared failed, left, or has been heard of by nobody for long.
     pub(super) fn is_gone(&self, node: NodeId) -> bool {
-        let Some(view) = &self.view else {
+        // While this node leaves it counts as gone for others; for itself it does its part.
+        let Some(view) = self.view.as_ref().filter(|_| node != self.own) else {
             return false;
         };
         match view.standing(node) {
