@@ -1,5 +1,11 @@
 //! After the faults, within a bound, all living nodes see the same, and what is true.
 //!
+//! The bound is 30 s for every scenario and every fault, splits of a day included: whoever was cut
+//! off or asleep is found again by redialling, at the latest after 20 s and a fifth (`redial_max`).
+//! Who merely missed news while a way was gone for a moment, and does not come across the dead by
+//! probing, may have to wait until it compares what it knows with somebody, which can take longer
+//! (`longest_comparison`); in thousands of random seeds nobody had to for more than 20 s.
+//!
 //! The aim of Rapid (Suresh et al. 2018), and what every user expects: each living node sees
 //! each living node alive, in its present life, and nobody else living. At the end of the run all
 //! agree on everything else, too: on who left and who failed, and on every record, as their
