@@ -85,7 +85,7 @@ impl World {
         &self.hosts[host].config.timing
     }
 
-    /// Whether a host's node cannot join, since no member runs where it looks for one.
+    /// Whether a host's node finds nobody, since no other member runs where it looks for one.
     pub fn is_lost(&self, host: HostId) -> bool {
         let it = &self.hosts[host];
         let known = it.durable.iter().flat_map(|durable| durable.peers.iter());
@@ -94,6 +94,7 @@ impl World {
         !candidates.any(|address| {
             self.by_address
                 .get(&address)
+                .filter(|other| **other != host)
                 .and_then(|other| self.core(*other))
                 .is_some_and(|core| core.phase_name() == "active")
         })
