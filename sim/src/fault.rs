@@ -251,7 +251,7 @@ impl fmt::Display for Action {
             Self::StallStreams(a, b, time) => {
                 write!(f, "streams between n{a} and n{b} stall for {time:?}")
             }
-            Self::Network(network) => write!(f, "{network}"),
+            Self::Network(network) => write!(f, "network: {network}"),
             Self::JumpClock(host, by) => write!(f, "n{host}'s clock jumps by {by:?}"),
             Self::DriftClock(host, drift) => write!(f, "n{host}'s clock drifts by {drift} ppm"),
             Self::WallClock(host, by) => write!(f, "n{host}'s wall clock is {by} ms off"),
@@ -283,7 +283,7 @@ impl fmt::Display for Network {
         let percent = |thousandths: u32| f64::from(thousandths) / 10.0;
         write!(
             f,
-            "network: {:?} to {:?} near, {:?} to {:?} far, loss {}%",
+            "{:?} to {:?} near, {:?} to {:?} far, loss {}%",
             self.delay_min,
             self.delay_max,
             self.far_min,

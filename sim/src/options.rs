@@ -42,7 +42,7 @@ pub struct RunArgs {
     /// The seed that decides everything; the first of several. Drawn if it is not given.
     #[arg(long)]
     pub seed: Option<u64>,
-    /// Run so many seeds, one after the other, on all processors.
+    /// Run so many seeds, from the first one on, on all processors.
     #[arg(long, value_name = "K")]
     pub seeds: Option<u64>,
     /// How long faults go on (virtual minutes); each scenario has its own default.

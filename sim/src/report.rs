@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-pub use self::questions::{all_see_all, failed_at, false_alarms, lines, status};
+pub use self::questions::{all_see_all, failed_at, false_alarms, show, status};
 use crate::check::Violation;
 
 /// Times of one kind, of which each run adds some.

@@ -1,11 +1,11 @@
 //! Each mechanism of detection counts what it does, so that operators can see it work.
 
+mod common;
+
 use std::time::Duration;
 
-use kith_sim::{
-    report::{all_see_all, lines},
-    world::{HostId, World},
-};
+use common::cluster;
+use kith_sim::world::{HostId, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -19,15 +19,7 @@ fn sum(world: &World, hosts: &[HostId], name: &str) -> u64 {
 
 #[test]
 fn a_pause_makes_every_mechanism_count() {
-    let mut world = World::new(1);
-    let first = world.add(&[], |_| {});
-    let mut hosts = vec![first];
-    for _ in 1..8 {
-        hosts.push(world.add(&[first], |_| {}));
-    }
-    let together = world.run_while(SECOND * 20, |world| all_see_all(world, &hosts));
-    assert!(together, "not together:\n{}", lines(&world).join("\n"));
-    world.run(SECOND * 5);
+    let (mut world, hosts) = cluster(1, 8, SECOND * 5);
     for quiet in [
         "stream_probes",
         "nacks_sent",

@@ -1,8 +1,11 @@
 //! Two living processes with one id, or with one name: the one that started earlier keeps it,
 //! the other stops and says why. Never a loop, and a restart takes over at once.
 
+mod common;
+
 use std::time::Duration;
 
+use common::cluster;
 use kith_proto::{
     event::Event,
     id::NodeId,
@@ -10,7 +13,7 @@ use kith_proto::{
     output::{Refusal, Stop},
 };
 use kith_sim::{
-    report::{all_see_all, lines},
+    report::{all_see_all, show},
     world::{HostId, World},
 };
 
@@ -21,24 +24,6 @@ const SECOND: Duration = Duration::from_secs(1);
 enum Same {
     Id,
     Name,
-}
-
-fn cluster(seed: u64, nodes: usize) -> (World, Vec<HostId>) {
-    let mut world = World::new(seed);
-    world.run(SECOND);
-    let first = world.add(&[], |_| {});
-    let mut hosts = vec![first];
-    for _ in 1..nodes {
-        hosts.push(world.add(&[first], |_| {}));
-    }
-    let together = world.run_while(SECOND * 10, |world| all_see_all(world, &hosts));
-    assert!(together, "not together:\n{}", show(&world));
-    world.run(SECOND * 5);
-    (world, hosts)
-}
-
-fn show(world: &World) -> String {
-    lines(world).join("\n")
 }
 
 /// Starts a process that has the id, or the name, of another.
@@ -96,7 +81,7 @@ fn is_where_it_runs(world: &World, member: HostId, by: &[HostId]) -> bool {
 fn meet(seed: u64, nodes: usize, left: usize, holder: usize, noticed: bool, same: Same) {
     let what =
         format!("seed {seed}, {nodes} nodes, {left} left, holder {holder}, {noticed}, {same:?}");
-    let (mut world, hosts) = cluster(seed, nodes);
+    let (mut world, hosts) = cluster(seed, nodes, SECOND * 5);
     let holder = hosts[holder];
     world.cut(&hosts[..left], Some(1));
     if noticed {
@@ -172,7 +157,7 @@ fn a_double_is_refused_when_it_joins() {
         for same in [Same::Id, Same::Name] {
             for through in 0..4 {
                 // Through the holder itself, and through others.
-                let (mut world, hosts) = cluster(seed, 4);
+                let (mut world, hosts) = cluster(seed, 4, SECOND * 5);
                 let double = add_double(&mut world, hosts[2], hosts[through], same);
                 let refused = world.run_while(SECOND * 10, |world| world.stopped(double).is_some());
                 assert!(refused, "{same:?}: {}", show(&world));
@@ -193,7 +178,7 @@ fn a_double_is_refused_when_it_joins() {
 fn who_starts_again_elsewhere_takes_over_at_once() {
     for seed in 0..5 {
         for same in [Same::Id, Same::Name] {
-            let (mut world, hosts) = cluster(seed, 8);
+            let (mut world, hosts) = cluster(seed, 8, SECOND * 5);
             world.kill(hosts[3]);
             let again = add_double(&mut world, hosts[3], hosts[1], same);
             let at = world.now();
@@ -214,7 +199,7 @@ fn who_starts_again_elsewhere_takes_over_at_once() {
 #[test]
 fn who_slept_while_a_double_took_over_gets_its_id_back() {
     for seed in 0..3 {
-        let (mut world, hosts) = cluster(seed, 6);
+        let (mut world, hosts) = cluster(seed, 6, SECOND * 5);
         world.pause(hosts[3]);
         world.run(SECOND * 20);
         let double = add_double(&mut world, hosts[3], hosts[1], Same::Id);
@@ -232,7 +217,7 @@ fn who_slept_while_a_double_took_over_gets_its_id_back() {
 
 #[test]
 fn the_generation_taken_against_a_double_survives_a_restart() {
-    let (mut world, hosts) = cluster(3, 5);
+    let (mut world, hosts) = cluster(3, 5, SECOND * 5);
     world.cut(&hosts[..2], Some(1));
     world.run(SECOND * 20);
     let double = add_double(&mut world, hosts[1], hosts[3], Same::Id);

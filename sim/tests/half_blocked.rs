@@ -1,32 +1,18 @@
 //! Half-blocked networks: only one of UDP and TCP gets through between two nodes. It is told,
 //! once when it begins and once when it ends, and nobody dies of it.
 
+mod common;
+
 use std::time::Duration;
 
+use common::cluster;
 use kith_proto::event::{Event, Transport};
 use kith_sim::{
-    report::{all_see_all, failed_at, false_alarms, lines},
+    report::{all_see_all, failed_at, false_alarms, show},
     world::{HostId, World},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn cluster(seed: u64, nodes: usize) -> (World, Vec<HostId>) {
-    let mut world = World::new(seed);
-    let first = world.add(&[], |_| {});
-    let mut hosts = vec![first];
-    for _ in 1..nodes {
-        hosts.push(world.add(&[first], |_| {}));
-    }
-    let together = world.run_while(SECOND * 10, |world| all_see_all(world, &hosts));
-    assert!(together, "not together:\n{}", show(&world));
-    world.run(SECOND * 5);
-    (world, hosts)
-}
-
-fn show(world: &World) -> String {
-    lines(world).join("\n")
-}
 
 /// How often a host told that a way to another is blocked, and that it is not any more.
 fn told(world: &World, by: HostId, of: HostId, way: Transport) -> (usize, usize) {
@@ -60,7 +46,7 @@ fn told_in_all(world: &World) -> usize {
 #[test]
 fn tcp_that_is_blocked_is_told_by_both_and_kills_nobody() {
     for (seed, nodes) in [(1, 2), (2, 5), (3, 16)] {
-        let (mut world, hosts) = cluster(seed, nodes);
+        let (mut world, hosts) = cluster(seed, nodes, SECOND * 5);
         let (a, b) = (hosts[0], hosts[1]);
         world.block_streams(a, b, true);
         let begun = world.run_while(SECOND * 30, |world| {
@@ -89,7 +75,7 @@ fn tcp_that_is_blocked_is_told_by_both_and_kills_nobody() {
 #[test]
 fn udp_that_is_blocked_is_told_by_both_and_kills_nobody() {
     for (seed, nodes) in [(1, 2), (2, 5), (3, 16)] {
-        let (mut world, hosts) = cluster(seed, nodes);
+        let (mut world, hosts) = cluster(seed, nodes, SECOND * 5);
         let (a, b) = (hosts[0], hosts[1]);
         world.block_datagrams(a, b, true);
         // Each member is probed once in at most twice as many seconds as there are members.
@@ -119,7 +105,7 @@ fn udp_that_is_blocked_is_told_by_both_and_kills_nobody() {
 #[test]
 fn a_node_that_nothing_reaches_is_not_called_half_blocked() {
     for seed in 0..3 {
-        let (mut world, hosts) = cluster(seed, 5);
+        let (mut world, hosts) = cluster(seed, 5, SECOND * 5);
         // One that vanishes, one that is paused, one that is killed.
         world.cut(&[hosts[1]], Some(1));
         world.pause(hosts[2]);
@@ -138,7 +124,7 @@ fn a_node_that_nothing_reaches_is_not_called_half_blocked() {
 #[test]
 fn loss_is_not_called_half_blocked() {
     for seed in 0..4 {
-        let (mut world, _) = cluster(seed, 20);
+        let (mut world, _) = cluster(seed, 20, SECOND * 5);
         world.network.loss = 300;
         world.run(SECOND * 120);
         assert_eq!(told_in_all(&world), 0, "{}", show(&world));
@@ -148,7 +134,7 @@ fn loss_is_not_called_half_blocked() {
 
 #[test]
 fn a_process_that_dies_behind_blocked_udp_is_found_dead_at_once() {
-    let (mut world, hosts) = cluster(7, 5);
+    let (mut world, hosts) = cluster(7, 5, SECOND * 5);
     let (a, b) = (hosts[0], hosts[1]);
     world.block_datagrams(a, b, true);
     world.run(SECOND * 60);
@@ -167,7 +153,7 @@ fn a_process_that_dies_behind_blocked_udp_is_found_dead_at_once() {
 
 #[test]
 fn a_firewall_between_one_and_all_others_does_not_flood_the_log() {
-    let (mut world, hosts) = cluster(8, 40);
+    let (mut world, hosts) = cluster(8, 40, SECOND * 5);
     for other in &hosts[1..] {
         world.block_streams(hosts[0], *other, true);
     }

@@ -1,14 +1,17 @@
 //! Rotation of the cluster key where most members have no stream to each other.
 
+mod common;
+
 use std::{collections::BTreeSet, time::Duration};
 
+use common::cluster;
 use kith_proto::{
     input::Command,
     output::Answer,
     wire::keyring::{Key, KeyId},
 };
 use kith_sim::{
-    report::{all_see_all, false_alarms, lines},
+    report::{all_see_all, false_alarms},
     world::{HostId, World},
 };
 
@@ -16,18 +19,6 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Beyond 128 members each holds streams to a few others only.
 const MANY: usize = 150;
-
-fn cluster(seed: u64, nodes: usize) -> (World, Vec<HostId>) {
-    let mut world = World::new(seed);
-    let first = world.add(&[], |_| {});
-    let mut hosts = vec![first];
-    for _ in 1..nodes {
-        hosts.push(world.add(&[first], |_| {}));
-    }
-    let together = world.run_while(SECOND * 20, |world| all_see_all(world, &hosts));
-    assert!(together, "not together:\n{}", lines(&world).join("\n"));
-    (world, hosts)
-}
 
 fn new_key() -> Key {
     Key::derived_from_name("another")
@@ -67,7 +58,7 @@ fn streams(world: &World, host: HostId) -> u64 {
 
 #[test]
 fn a_rotation_reaches_everybody_and_keeps_no_streams() {
-    let (mut world, hosts) = cluster(1, MANY);
+    let (mut world, hosts) = cluster(1, MANY, Duration::ZERO);
     world.run(SECOND * 10);
     let old = keys_of(&world, hosts[0]);
     let before = streams(&world, hosts[3]);
@@ -105,7 +96,7 @@ fn a_rotation_reaches_everybody_and_keeps_no_streams() {
 
 #[test]
 fn a_member_that_is_cut_off_is_named_with_the_reason() {
-    let (mut world, hosts) = cluster(2, MANY);
+    let (mut world, hosts) = cluster(2, MANY, Duration::ZERO);
     world.run(SECOND * 10);
     // TCP alone is blocked: it lives, and has to be named.
     for other in &hosts {
@@ -148,7 +139,7 @@ fn a_member_that_is_cut_off_is_named_with_the_reason() {
 
 #[test]
 fn a_member_that_dies_meanwhile_is_named_and_does_not_hold_it_up() {
-    let (mut world, hosts) = cluster(3, 20);
+    let (mut world, hosts) = cluster(3, 20, Duration::ZERO);
     world.run(SECOND * 5);
     world.pause(hosts[4]);
     let add = Command::KeyAdd { key: new_key() };
@@ -162,7 +153,7 @@ fn a_member_that_dies_meanwhile_is_named_and_does_not_hold_it_up() {
 
 #[test]
 fn a_key_that_nobody_holds_cannot_be_removed() {
-    let (mut world, hosts) = cluster(4, 3);
+    let (mut world, hosts) = cluster(4, 3, Duration::ZERO);
     let key = new_key().id();
     let remove = Command::KeyRemove { key };
     let Answer::Refused(text) = answer(&mut world, hosts[0], remove, SECOND * 10) else {
@@ -177,7 +168,7 @@ fn a_key_that_nobody_holds_cannot_be_removed() {
 #[test]
 fn a_rotation_right_after_the_start_reaches_everybody() {
     for seed in 0..5 {
-        let (mut world, hosts) = cluster(seed, 30);
+        let (mut world, hosts) = cluster(seed, 30, Duration::ZERO);
         let add = Command::KeyAdd { key: new_key() };
         let added = answer(&mut world, hosts[7], add, SECOND * 10);
         expect_done_by(&added, 30);
@@ -193,7 +184,7 @@ fn a_rotation_right_after_the_start_reaches_everybody() {
 #[test]
 fn who_joins_during_a_rotation_holds_the_key_too() {
     for seed in 0..5 {
-        let (mut world, mut hosts) = cluster(seed, 10);
+        let (mut world, mut hosts) = cluster(seed, 10, Duration::ZERO);
         world.run(SECOND * 5);
         // The round waits for a member that does not answer, while somebody joins.
         world.pause(hosts[4]);

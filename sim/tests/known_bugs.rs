@@ -10,11 +10,22 @@ use kith_sim::{
 };
 
 fn passes(name: &str, nodes: Option<usize>, seed: u64) {
+    let nodes = nodes.map(|n| NodeRange { least: n, most: n });
+    passes_with(name, nodes, None, seed);
+}
+
+/// A minute with at most sixteen nodes, as the seeds that a commit decides.
+fn passes_small(seed: u64) {
+    let nodes = NodeRange { least: 3, most: 16 };
+    passes_with("random", Some(nodes), Some(1), seed);
+}
+
+fn passes_with(name: &str, nodes: Option<NodeRange>, minutes: Option<u32>, seed: u64) {
     let setup = Setup {
         scenario: scenario(name).expect("there is such a scenario"),
         seed,
-        nodes: nodes.map(|n| NodeRange { least: n, most: n }),
-        minutes: None,
+        nodes,
+        minutes,
         mechanisms: Mechanisms::All,
     };
     let report = run(&setup, None).report;
@@ -78,4 +89,19 @@ fn alone_for_minutes_beside_a_living_seed() {
 #[test]
 fn a_sleeper_that_believed_old_accusations() {
     passes("random", None, 2928);
+}
+
+/// Who was cut off when it was evicted was refused in words for ever, and never read that it is
+/// to stop (`core/handshake.rs`).
+#[test]
+fn an_eviction_that_was_missed() {
+    passes_small(100_687);
+}
+
+/// A newcomer got in through a member that stopped a moment later, before it told anybody: nobody
+/// is left whom it could find, which the simulator took for a broken promise
+/// (`sim/src/check/convergence.rs`).
+#[test]
+fn a_newcomer_whose_only_acquaintance_is_gone() {
+    passes_small(100_766);
 }

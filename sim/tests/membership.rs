@@ -1,35 +1,22 @@
 //! Membership on a virtual clock: the promises that real processes must keep too.
 
+mod common;
+
 use std::time::Duration;
 
+use common::cluster;
 use kith_proto::{event::Event, input::Command, members::table::Status};
 use kith_sim::{
-    report::{all_see_all, failed_at, false_alarms, lines, status},
+    report::{all_see_all, failed_at, false_alarms, show, status},
     world::{HostId, World},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
-fn cluster(seed: u64, nodes: usize) -> (World, Vec<HostId>) {
-    let mut world = World::new(seed);
-    let first = world.add(&[], |_| {});
-    let mut hosts = vec![first];
-    for _ in 1..nodes {
-        hosts.push(world.add(&[first], |_| {}));
-    }
-    let together = world.run_while(SECOND * 10, |world| all_see_all(world, &hosts));
-    assert!(together, "not together:\n{}", lines(&world).join("\n"));
-    (world, hosts)
-}
-
-fn show(world: &World) -> String {
-    lines(world).join("\n")
-}
-
 #[test]
 fn started_at_once_all_see_all() {
     for (seed, nodes) in [(1, 2), (2, 5), (3, 32), (4, 64)] {
-        let (world, _) = cluster(seed, nodes);
+        let (world, _) = cluster(seed, nodes, Duration::ZERO);
         assert_eq!(false_alarms(&world, &[]), 0, "{}", show(&world));
     }
 }
@@ -37,7 +24,7 @@ fn started_at_once_all_see_all() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let digest = |seed| {
-        let (mut world, hosts) = cluster(seed, 7);
+        let (mut world, hosts) = cluster(seed, 7, Duration::ZERO);
         world.network.loss = 100;
         world.kill(hosts[3]);
         world.run(SECOND * 20);
@@ -50,7 +37,7 @@ fn the_same_seed_gives_the_same_trace() {
 #[test]
 fn a_killed_process_is_known_dead_to_everybody_at_once() {
     for (seed, nodes) in [(1, 2), (2, 3), (3, 5), (4, 32), (5, 64)] {
-        let (mut world, hosts) = cluster(seed, nodes);
+        let (mut world, hosts) = cluster(seed, nodes, Duration::ZERO);
         world.run(SECOND * 10);
         let at = world.now();
         world.kill(hosts[1]);
@@ -66,7 +53,7 @@ fn a_killed_process_is_known_dead_to_everybody_at_once() {
 #[test]
 fn a_machine_that_vanishes_is_found_and_returns() {
     for seed in 0..5 {
-        let (mut world, hosts) = cluster(seed, 32);
+        let (mut world, hosts) = cluster(seed, 32, Duration::ZERO);
         world.run(SECOND * 10);
         let at = world.now();
         world.cut(&[hosts[7]], Some(1));
@@ -84,7 +71,7 @@ fn a_machine_that_vanishes_is_found_and_returns() {
 
 #[test]
 fn a_short_pause_is_forgiven_and_a_long_one_found() {
-    let (mut world, hosts) = cluster(9, 10);
+    let (mut world, hosts) = cluster(9, 10, Duration::ZERO);
     world.run(SECOND * 10);
     world.pause(hosts[4]);
     world.run(SECOND * 5);
@@ -115,7 +102,7 @@ fn a_short_pause_is_forgiven_and_a_long_one_found() {
 #[test]
 fn who_leaves_is_never_called_failed() {
     for seed in 0..10 {
-        let (mut world, hosts) = cluster(seed, 16);
+        let (mut world, hosts) = cluster(seed, 16, Duration::ZERO);
         world.run(SECOND * 5);
         world.command(hosts[2], Command::Leave { returning: true });
         world.run(SECOND * 3);
@@ -131,7 +118,7 @@ fn who_leaves_is_never_called_failed() {
 
 #[test]
 fn a_restart_is_a_new_life_of_the_same_node() {
-    let (mut world, hosts) = cluster(11, 8);
+    let (mut world, hosts) = cluster(11, 8, Duration::ZERO);
     world.run(SECOND * 5);
     for wait in [0, 20, 1000] {
         world.kill(hosts[3]);
@@ -153,7 +140,7 @@ fn any_split_heals() {
         (3, 5, 2, 3600),
         (4, 3, 1, 30),
     ] {
-        let (mut world, hosts) = cluster(seed, nodes);
+        let (mut world, hosts) = cluster(seed, nodes, Duration::ZERO);
         world.run(SECOND * 5);
         world.cut(&hosts[..left], Some(1));
         world.run(SECOND * for_seconds);
@@ -182,7 +169,7 @@ fn any_split_heals() {
 #[test]
 fn loss_alone_fails_nobody() {
     for seed in 0..4 {
-        let (mut world, hosts) = cluster(seed, 20);
+        let (mut world, hosts) = cluster(seed, 20, Duration::ZERO);
         world.network.loss = 300;
         world.run(SECOND * 120);
         assert_eq!(false_alarms(&world, &[]), 0, "{}", show(&world));
@@ -194,7 +181,7 @@ fn loss_alone_fails_nobody() {
 
 #[test]
 fn all_back_at_once_after_a_power_cut() {
-    let (mut world, hosts) = cluster(21, 9);
+    let (mut world, hosts) = cluster(21, 9, Duration::ZERO);
     world.run(SECOND * 10);
     for host in &hosts {
         world.kill(*host);
@@ -228,7 +215,7 @@ fn those_who_expect_each_other_bootstrap_one_cluster() {
 
 #[test]
 fn an_evicted_node_stops() {
-    let (mut world, hosts) = cluster(41, 5);
+    let (mut world, hosts) = cluster(41, 5, Duration::ZERO);
     world.run(SECOND * 5);
     let member = "n3".to_owned();
     world.command(hosts[1], Command::Evict { member });

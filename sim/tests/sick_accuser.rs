@@ -1,8 +1,11 @@
 //! A member that holds the key but is sick accuses everybody: no healthy member is declared
 //! failed for it, and the cluster's news is not buried under its own.
 
+mod common;
+
 use std::time::Duration;
 
+use common::cluster;
 use kith_proto::{
     event::{Event, Reason},
     members::table::Status,
@@ -14,28 +17,11 @@ use kith_proto::{
     },
 };
 use kith_sim::{
-    report::{all_see_all, lines, status},
+    report::{all_see_all, show, status},
     world::{HostId, World},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-
-fn cluster(seed: u64, nodes: usize) -> (World, Vec<HostId>) {
-    let mut world = World::new(seed);
-    let first = world.add(&[], |_| {});
-    let mut hosts = vec![first];
-    for _ in 1..nodes {
-        hosts.push(world.add(&[first], |_| {}));
-    }
-    let together = world.run_while(SECOND * 10, |world| all_see_all(world, &hosts));
-    assert!(together, "not together:\n{}", show(&world));
-    world.run(SECOND * 10);
-    (world, hosts)
-}
-
-fn show(world: &World) -> String {
-    lines(world).join("\n")
-}
 
 /// Failures of healthy members that healthy members told.
 fn false_alarms(world: &World, sick: HostId) -> Vec<String> {
@@ -59,7 +45,7 @@ fn counter(world: &World, host: HostId, name: &str) -> u64 {
 #[test]
 fn a_node_that_hears_nothing_gets_nobody_declared_failed() {
     for (seed, nodes) in [(1, 16), (2, 16), (3, 48), (4, 48)] {
-        let (mut world, hosts) = cluster(seed, nodes);
+        let (mut world, hosts) = cluster(seed, nodes, SECOND * 10);
         let sick = hosts[5];
         let healthy: Vec<HostId> = hosts.iter().copied().filter(|h| *h != sick).collect();
         world.deafen(sick, true);
@@ -129,7 +115,7 @@ impl Voice {
 #[test]
 fn a_node_that_accuses_everybody_for_ever_is_doubted_by_all_and_floods_nobody() {
     for (seed, nodes) in [(5, 16), (6, 48)] {
-        let (mut world, hosts) = cluster(seed, nodes);
+        let (mut world, hosts) = cluster(seed, nodes, SECOND * 10);
         let sick = hosts[3];
         let healthy: Vec<HostId> = hosts.iter().copied().filter(|h| *h != sick).collect();
         let mut voice = Voice::of(&world, sick);

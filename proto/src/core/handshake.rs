@@ -5,7 +5,10 @@
 use super::{Core, Phase, streams::Purpose, sync::parcels};
 use crate::{
     input::StreamId,
-    members::table::{Entry, Status},
+    members::{
+        record::Record,
+        table::{Entry, Status},
+    },
     time::Time,
     wire::message::{DirectBody, Frame, Hello, Intent, Welcome, settings_are_possible},
 };
@@ -13,7 +16,14 @@ use crate::{
 impl Core {
     pub(super) fn hear_hello(&mut self, now: Time, stream: StreamId, hello: Hello) {
         if let Some(reason) = self.objection(&hello) {
-            self.refuse(stream, reason);
+            // A member that was cut off when it was evicted stops when it reads so, not by words.
+            match self.eviction(&hello) {
+                Some(record) if hello.intent == Intent::Peer => {
+                    let record = record.clone();
+                    self.say_taken(stream, record);
+                }
+                _ => self.refuse(stream, reason),
+            }
             return;
         }
         if hello.identity.id == self.table.own_id() {
@@ -80,11 +90,16 @@ impl Core {
         if hello.identity.generation == 0 {
             return Some("a generation is never 0".to_owned());
         }
+        self.eviction(hello)
+            .map(|_| "it was evicted; start it anew to let it join again".to_owned())
+    }
+
+    // What was said of a caller that was evicted in its present life.
+    fn eviction(&self, hello: &Hello) -> Option<&Record> {
         let present = self.table.get(hello.identity.id)?;
-        if present.status() == Status::Evicted && present.life() == hello.identity.life() {
-            return Some("it was evicted; start it anew to let it join again".to_owned());
-        }
-        None
+        let evicted =
+            present.status() == Status::Evicted && present.life() == hello.identity.life();
+        present.record.as_ref().filter(|_| evicted)
     }
 
     fn not_ready(&mut self, now: Time, stream: StreamId, hello: &Hello) {
@@ -169,7 +184,7 @@ impl Core {
         now: Time,
         identity: crate::swim::identity::Identity,
         incarnation: u16,
-        record: crate::members::record::Record,
+        record: Record,
         spread: bool,
     ) {
         if self.table.entry(identity, now).is_none() {

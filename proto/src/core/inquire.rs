@@ -123,6 +123,7 @@ impl Core {
         };
         let (nonce, started) = (inquiry.nonce, inquiry.started());
         let ping = inquiry.take_ping(now);
+        let stream = stream.filter(|stream| ping && inquiry.take_stream_ping(*stream, suspected));
         let knock = inquiry.take_knock(now);
         let conclusion = inquiry.conclude(now);
         let next = inquiry.next();

@@ -15,6 +15,8 @@
 //! Pings are repeated with growing pauses for as long as the inquiry goes on, so that neither
 //! a lost packet nor a short pause decides anything. A member that is suspected learns it
 //! from each of them, and answers with a larger incarnation: it refutes within a round trip.
+//! Over a stream each question is asked once: TCP repeats it, and a hundred members that do so
+//! as well would bury a process that is short of CPU.
 //!
 //! One that answers only over its stream lives; that its UDP is blocked is reported.
 
@@ -22,7 +24,7 @@ use std::time::Duration;
 
 use crate::{
     event::Reason,
-    input::{Knock, Token},
+    input::{Knock, StreamId, Token},
     time::Time,
 };
 
@@ -47,6 +49,9 @@ pub enum Conclusion {
     Nothing,
 }
 
+/// The renewal and the incarnation in which somebody is suspected, if it is.
+pub type Suspected = Option<(u32, u16)>;
+
 /// One inquiry about one life.
 #[derive(Clone, Debug)]
 pub struct Inquiry {
@@ -63,6 +68,7 @@ pub struct Inquiry {
     accepted_before: bool,
     knock_at: Option<Time>,
     over_stream: bool,
+    asked_over: Option<(StreamId, Suspected)>,
     about_udp: bool,
     concluded: Option<Conclusion>,
 }
@@ -83,6 +89,7 @@ impl Inquiry {
             accepted_before: false,
             knock_at: Some(now),
             over_stream: false,
+            asked_over: None,
             about_udp: false,
             concluded: None,
         }
@@ -140,6 +147,12 @@ impl Inquiry {
         true
     }
 
+    /// Whether a ping that is due is to be sent over this stream too: if it says something that
+    /// was not said there yet.
+    pub fn take_stream_ping(&mut self, stream: StreamId, suspected: Suspected) -> bool {
+        self.asked_over.replace((stream, suspected)) != Some((stream, suspected))
+    }
+
     /// Whether a knock is due; if so the host is to be asked.
     pub fn take_knock(&mut self, now: Time) -> bool {
         let due = self.knock_at.is_some_and(|at| now >= at);
@@ -184,6 +197,7 @@ impl Inquiry {
             // It lives. What remains is whether UDP reaches it.
             *self = Self {
                 over_stream: true,
+                asked_over: self.asked_over,
                 ..Self::about_udp(now, self.nonce, self.timeout)
             };
         }
@@ -234,6 +248,7 @@ impl Inquiry {
                 self.timeout / 2
             };
             self.over_stream = false;
+            self.asked_over = None;
             self.kernel = None;
             self.accepted_before = false;
             self.knock_at = (!self.about_udp).then_some(now);
@@ -352,9 +367,20 @@ mod tests {
     fn a_sleeper_starts_over() {
         let (mut inquiry, now) = start();
         inquiry.knocked(now, Knock::Refused);
+        assert!(inquiry.take_stream_ping(StreamId(1), None));
         let awake = now + Duration::from_secs(20);
         inquiry.excuse(awake);
         assert_eq!(inquiry.conclude(awake), None);
-        assert!(inquiry.take_ping(awake));
+        assert!(inquiry.take_ping(awake) && inquiry.take_stream_ping(StreamId(1), None));
+    }
+
+    #[test]
+    fn over_a_stream_each_question_is_asked_once() {
+        let (mut inquiry, _) = start();
+        let mut asked = |stream, suspected| inquiry.take_stream_ping(StreamId(stream), suspected);
+        assert!(asked(1, None) && !asked(1, None));
+        assert!(asked(1, Some((0, 3))), "that it is suspected is new");
+        assert!(!asked(1, Some((0, 3))));
+        assert!(asked(2, Some((0, 3))), "another stream");
     }
 }

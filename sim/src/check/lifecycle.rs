@@ -24,7 +24,7 @@ use std::{
     time::Duration,
 };
 
-use kith_proto::{event::Event, id::NodeId};
+use kith_proto::{event::Event, id::NodeId, output::Stop};
 
 use super::{Check, Finding, GRACE, Scene};
 use crate::{
@@ -33,7 +33,6 @@ use crate::{
     truth::{End, LifeTruth, Occurrence},
     world::Told,
 };
-use kith_proto::output::Stop;
 
 /// How a node told its users of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use kith_proto::{
     time::Time,
 };
 
-use super::{Check, Finding, Scene};
+use super::{Check, Finding, Scene, convergence::is_excused};
 use crate::{host::HostId, report::Report};
 
 /// Assignments are computed a moment after the last change.
@@ -65,11 +65,8 @@ impl Check for Placement {
             return Ok(());
         };
         for host in scene.truth().running_hosts() {
-            let other = scene
-                .world
-                .core(host)
-                .filter(|c| c.phase_name() == "active");
-            if let Some(core) = other
+            if is_member(scene, host)
+                && let Some(core) = scene.world.core(host)
                 && core.assignment() != assignment
             {
                 let moved = diff(assignment, core.assignment()).changed.len();
@@ -209,8 +206,13 @@ fn is_proper(assignment: &Assignment, peers: &[Peer], copies: usize) -> Finding 
 fn anybody<'a>(scene: &'a Scene<'_>) -> Option<(HostId, &'a Assignment)> {
     scene.truth().running_hosts().find_map(|host| {
         let core = scene.world.core(host)?;
-        (core.phase_name() == "active").then(|| (host, core.assignment()))
+        is_member(scene, host).then(|| (host, core.assignment()))
     })
+}
+
+fn is_member(scene: &Scene<'_>, host: HostId) -> bool {
+    let core = scene.world.core(host);
+    core.is_some_and(|core| core.phase_name() == "active") && !is_excused(scene.world, host)
 }
 
 fn settings(scene: &Scene<'_>, host: HostId) -> Option<(u16, u8)> {
@@ -226,7 +228,7 @@ fn peers(scene: &Scene<'_>) -> Vec<Peer> {
         .filter_map(|host| {
             let core = scene.world.core(host)?;
             let record = core.table().get(scene.world.id(host))?.record.clone()?;
-            (core.phase_name() == "active").then(|| Peer {
+            is_member(scene, host).then(|| Peer {
                 id: record.id(),
                 weight: record.weight,
                 zone: record.zone,

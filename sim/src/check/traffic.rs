@@ -39,9 +39,8 @@ impl Check for Traffic {
         "traffic"
     }
 
-    fn occurred(&mut self, scene: &Scene<'_>, what: &Occurrence) -> Finding {
+    fn occurred(&mut self, scene: &Scene<'_>, _what: &Occurrence) -> Finding {
         // Whatever happens, nodes are not idle for a while.
-        let _ = what;
         if self.idle_from.is_some() {
             self.idle_from = Some(scene.now() + REST);
         }

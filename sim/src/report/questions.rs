@@ -54,12 +54,13 @@ pub fn false_alarms(world: &World, except: &[HostId]) -> usize {
         .count()
 }
 
-/// Lines for people: every event, with when and by whom.
-pub fn lines(world: &World) -> Vec<String> {
-    world
+/// What was told, for people: a line for every event, with when and by whom.
+pub fn show(world: &World) -> String {
+    let lines: Vec<String> = world
         .told
         .iter()
         .filter(|told| !matches!(told.event, Event::PartitionAssigned { .. }))
         .map(|told| format!("{:?} n{} {:?}", told.at, told.host, told.event))
-        .collect()
+        .collect();
+    lines.join("\n")
 }

@@ -6,15 +6,10 @@
 
 use std::time::Duration;
 
-use kith_proto::config::{PROTOCOL, PROTOCOL_NEXT, Timing};
+use kith_proto::config::{PROTOCOL, PROTOCOL_NEXT};
 
 use super::Draw;
-use crate::{
-    check::{self, Limits},
-    fault::Action,
-    host::HostId,
-    network::Network,
-};
+use crate::{check::Limits, fault::Action, host::HostId, network::Network};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The most faults of one run.
@@ -31,10 +26,8 @@ pub(super) fn random(draw: &mut Draw) {
         let over = at + draw.magnitude(SECOND, SECOND * 64).min(end - at);
         fault(draw, at, over);
     }
-    // Those that join count as well. And who was cut off for a moment while the news of a failure
-    // spread hears of it when it compares what it knows with somebody, as late as that may be.
+    // Those that join count as well.
     draw.limits.peak_bytes = Limits::for_nodes(draw.hosts).peak_bytes;
-    draw.limits.convergence += check::longest_comparison(&Timing::default(), draw.hosts);
     draw.at(end, Action::Start(0));
     // Who has just come back needs a moment before it can be judged.
     draw.until(end + SECOND);

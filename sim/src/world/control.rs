@@ -335,7 +335,7 @@ impl World {
 
     /// The network as a whole behaves like this from now on.
     pub fn set_network(&mut self, network: Network) {
-        self.note(|| network.to_string());
+        self.note(|| format!("network: {network}"));
         self.network = network;
         self.links.has_changed(self.now);
     }

@@ -65,6 +65,15 @@ struct EndPoint {
     stalled_until: Time,
 }
 
+/// The way from an end to the other one, as it is now.
+struct Way {
+    from: HostId,
+    to: HostId,
+    passes: bool,
+    /// The longest.
+    round_trip: Duration,
+}
+
 /// All streams there are. The ends of the stream `n` have the ids `2n` and `2n + 1`.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
@@ -220,13 +229,27 @@ impl World {
         }
     }
 
+    fn way(&self, stream: StreamId) -> Option<Way> {
+        let (from, to) = self.connections.hosts(stream)?;
+        Some(Way {
+            from,
+            to,
+            passes: self.reaches(from, to, Transport::Streams) && self.hosts[from].powered,
+            round_trip: self.links.delay(&self.network, from, to).1 * 2,
+        })
+    }
+
     // Sends from that end to the other one.
     fn transmit(&mut self, stream: StreamId, item: Item) {
-        let Some((from, to)) = self.connections.hosts(stream) else {
+        let Some(Way {
+            from,
+            to,
+            passes,
+            round_trip,
+        }) = self.way(stream)
+        else {
             return;
         };
-        let passes = self.reaches(from, to, Transport::Streams) && self.hosts[from].powered;
-        let round_trip = self.links.delay(&self.network, from, to).1 * 2;
         let now = self.now;
         let Some(end) = self.connections.end(stream) else {
             return;
@@ -286,11 +309,12 @@ impl World {
 
     /// The retransmission timer of an end with stuck items.
     pub(super) fn send_again(&mut self, stream: StreamId) {
-        let Some((from, to)) = self.connections.hosts(stream) else {
+        let Some(Way {
+            passes, round_trip, ..
+        }) = self.way(stream)
+        else {
             return;
         };
-        let passes = self.reaches(from, to, Transport::Streams) && self.hosts[from].powered;
-        let round_trip = self.links.delay(&self.network, from, to).1 * 2;
         let now = self.now;
         let Some(end) = self.connections.end(stream) else {
             return;

@@ -20,196 +20,22 @@
 //! | `vanish` | the same, but their machines are cut off instead |
 //! | `split` | halves are cut from each other for `--cut` seconds (600), then healed |
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+mod measure;
+mod options;
 
-use kith_proto::{event::Event, members::table::Status, time::Time};
+use std::time::{Duration, Instant};
+
+use kith_proto::{members::table::Status, time::Time};
 use kith_sim::{
     report::failed_at,
     world::{HostId, World},
 };
 
-/// What a frame costs beside its bytes: length prefix, TLS record, TCP and IP headers, and
-/// the acknowledgement that comes back (bytes).
-const FRAME_COST: u64 = 4 + 22 + 52 + 52;
-/// Headers of IP and UDP (bytes).
-const DATAGRAM_COST: u64 = 28;
+use measure::{Views, Watch, backlog, tell_traffic, tell_wrong, traffic};
+use options::Options;
+
 /// No scenario waits longer for a condition (simulated).
 const PATIENCE: Duration = Duration::from_secs(120);
-
-struct Options {
-    nodes: usize,
-    seed: u64,
-    seconds: u64,
-    cut: u64,
-    over: u64,
-    seeds: usize,
-    scenarios: Vec<String>,
-}
-
-impl Options {
-    fn from_arguments() -> Result<Self, String> {
-        let mut options = Self {
-            nodes: 100,
-            seed: 1,
-            seconds: 120,
-            cut: 600,
-            over: 0,
-            seeds: 1,
-            scenarios: Vec::new(),
-        };
-        let mut arguments = std::env::args().skip(1);
-        while let Some(argument) = arguments.next() {
-            let Some(name) = argument.strip_prefix("--") else {
-                options.scenarios.push(argument);
-                continue;
-            };
-            let value = arguments
-                .next()
-                .and_then(|value| value.parse::<u64>().ok())
-                .ok_or_else(|| format!("--{name} wants a number"))?;
-            match name {
-                "nodes" => options.nodes = value.max(2) as usize,
-                "seed" => options.seed = value,
-                "seconds" => options.seconds = value,
-                "cut" => options.cut = value,
-                "over" => options.over = value,
-                "seeds" => options.seeds = value.max(1) as usize,
-                _ => {
-                    return Err(format!(
-                        "--{name}: there are --nodes --seed --seconds --cut --over --seeds"
-                    ));
-                }
-            }
-        }
-        if options.scenarios.is_empty() {
-            options.scenarios.push("idle".to_owned());
-        }
-        Ok(options)
-    }
-}
-
-/// Whom each node sees alive, kept from what nodes say, since to ask a thousand tables about
-/// a thousand members takes longer than to simulate them.
-struct Views {
-    read: usize,
-    others: Vec<usize>,
-    last_change: Time,
-}
-
-impl Views {
-    fn new() -> Self {
-        Self {
-            read: 0,
-            others: Vec::new(),
-            last_change: Time::ZERO,
-        }
-    }
-
-    fn read(&mut self, world: &World) {
-        self.others.resize(world.len(), 0);
-        for told in &world.told[self.read..] {
-            let others = &mut self.others[told.host];
-            let change: isize = match &told.event {
-                Event::MemberJoined { .. } | Event::MemberRejoined { .. } => 1,
-                Event::MemberRecovered { failed_ms, .. } if failed_ms.is_some() => 1,
-                Event::MemberFailed { .. }
-                | Event::MemberLeft { .. }
-                | Event::MemberEvicted { .. } => -1,
-                _ => 0,
-            };
-            if change != 0 {
-                *others = others.saturating_add_signed(change);
-                self.last_change = told.at;
-            }
-        }
-        self.read = world.told.len();
-    }
-
-    /// Whether each of these sees as many others as it should.
-    fn all_see(&mut self, world: &World, hosts: &[HostId], others: usize) -> bool {
-        self.read(world);
-        hosts.iter().all(|host| self.others[*host] == others)
-    }
-}
-
-/// Both clocks of this machine, and the one of the world.
-struct Watch {
-    wall: Instant,
-    cpu: Duration,
-    at: Time,
-}
-
-impl Watch {
-    fn start(world: &World) -> Self {
-        Self {
-            wall: Instant::now(),
-            cpu: cpu_time(),
-            at: world.now(),
-        }
-    }
-
-    fn tell(&self, world: &World, what: &str) {
-        let simulated = world.now().saturating_since(self.at).as_secs_f64();
-        let (wall, cpu) = (
-            self.wall.elapsed().as_secs_f64(),
-            (cpu_time() - self.cpu).as_secs_f64(),
-        );
-        println!(
-            "speed: {what}: {simulated:.2} s simulated in {wall:.2} s of wall time ({:.0} per s), \
-             {cpu:.2} s of CPU time ({:.0} per s)",
-            simulated / wall,
-            simulated / cpu
-        );
-    }
-}
-
-/// CPU time of this thread, where the kernel tells it; else zero.
-fn cpu_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    let nanos = text.split_whitespace().next().and_then(|n| n.parse().ok());
-    Duration::from_nanos(nanos.unwrap_or(0))
-}
-
-/// Sums of the counters of all living nodes.
-fn counters(world: &World) -> BTreeMap<&'static str, u64> {
-    let mut sums = BTreeMap::new();
-    for core in (0..world.len()).filter_map(|host| world.core(host)) {
-        for (name, value) in core.counters() {
-            *sums.entry(name).or_default() += value;
-        }
-    }
-    sums
-}
-
-/// Datagrams, their bytes, frames and their bytes as they weigh on the wire.
-fn traffic(world: &World) -> [u64; 4] {
-    let sums = counters(world);
-    let of = |name| sums.get(name).copied().unwrap_or(0);
-    let (datagrams, frames) = (of("datagrams_sent"), of("frames_sent"));
-    [
-        datagrams,
-        of("datagram_bytes_sent") + datagrams * DATAGRAM_COST,
-        frames,
-        of("frame_bytes_sent") + frames * FRAME_COST,
-    ]
-}
-
-fn tell_traffic(world: &World, before: [u64; 4], since: Time, nodes: usize) {
-    let seconds = world.now().saturating_since(since).as_secs_f64() * nodes as f64;
-    let after = traffic(world);
-    let rate = |which: usize| after[which].saturating_sub(before[which]) as f64 / seconds;
-    println!(
-        "  per node and second: {:.2} datagrams, {:.1} bytes; {:.3} frames, {:.1} bytes; together {:.1} bytes",
-        rate(0),
-        rate(1),
-        rate(2),
-        rate(3),
-        rate(1) + rate(3)
-    );
-}
 
 struct Lab {
     world: World,
@@ -416,45 +242,6 @@ fn crash(options: &Options, vanish: bool) {
     backlog(&lab.world, &survivors, watch.at, &mut lab.views);
     tell_wrong(&lab.world, &dead, watch.at);
     watch.tell(&lab.world, "afterwards");
-}
-
-/// How much news waits at the survivors, and how far they are.
-fn backlog(world: &World, hosts: &[HostId], since: Time, views: &mut Views) {
-    views.read(world);
-    let mut waiting: Vec<u64> = hosts
-        .iter()
-        .filter_map(|host| world.core(*host)?.counters().get("news_backlog").copied())
-        .collect();
-    waiting.sort_unstable();
-    let mut others: Vec<usize> = hosts.iter().map(|host| views.others[*host]).collect();
-    others.sort_unstable();
-    let (Some(most), Some(fewest)) = (waiting.last(), others.first()) else {
-        return;
-    };
-    println!(
-        "  after {:5} ms: news waiting, median {} most {}; others seen alive, fewest {} median {} most {}",
-        world.now().saturating_since(since).as_millis(),
-        waiting[waiting.len() / 2],
-        most,
-        fewest,
-        others[others.len() / 2],
-        others[others.len() - 1],
-    );
-}
-
-/// Failures declared of nodes that live, by nodes that live.
-fn tell_wrong(world: &World, dead: &[HostId], since: Time) {
-    let ids: Vec<_> = dead.iter().map(|host| world.id(*host)).collect();
-    let wrong = world
-        .told
-        .iter()
-        .filter(|told| told.at >= since && !dead.contains(&told.host))
-        .filter(|told| match &told.event {
-            Event::MemberFailed { who, .. } => !ids.contains(&who.member_id),
-            _ => false,
-        })
-        .count();
-    println!("  false alarms: {wrong}");
 }
 
 fn split(options: &Options) {
