@@ -174,10 +174,11 @@ impl Shard {
             }
             return;
         }
-        // It decided to be joined into one branch, and no other.
+        // It decided to be joined into one branch, or into what became of that one: if all its members
+        // went on in branches of their own, nobody else can. Two that do so meet, and decide alike.
         let chosen = closed.closed_into.is_some_and(|into| {
-            let over = |a: &Ancestor| a.over && a.id.branch == into;
-            config.id.branch == into || config.ancestors.iter().any(over)
+            let from = |ancestor: &Ancestor| ancestor.id.branch == into;
+            config.id.branch == into || config.ancestors.iter().any(from)
         });
         if !chosen {
             return;

@@ -271,10 +271,15 @@ impl Shard {
             };
             return self.reject(from, p, id, attempt, why);
         }
+        // What a joined branch had is kept until that is settled; it may be by now.
         let kept = self
             .chain(p)
-            .is_some_and(|chain| chain.config.unmerged.is_some());
-        if fills >= FILLS_IN || kept {
+            .filter(|chain| chain.config.unmerged.is_some())
+            .map(|chain| chain.matches(id).err().unwrap_or(Rejection::Busy));
+        if let Some(why) = kept {
+            return self.reject(from, p, id, attempt, why);
+        }
+        if fills >= FILLS_IN {
             return self.reject(from, p, id, attempt, Rejection::Busy);
         }
         let replica = self.replica(p);

@@ -304,11 +304,14 @@ impl Shard {
             if chain.is_fenced() {
                 replica.promised_at = Some(self.now.time);
             }
-            self.routes.learn(Route {
-                partition,
-                id: chain.config.id,
-                members: chain.config.members.clone(),
-            });
+            // A closed branch is served by nobody: see `learn_route`.
+            if chain.config.closed_into.is_none() {
+                self.routes.learn(Route {
+                    partition,
+                    id: chain.config.id,
+                    members: chain.config.members.clone(),
+                });
+            }
             replica.chain = Some(chain);
             self.replicas.insert(partition, replica);
         }
