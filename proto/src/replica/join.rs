@@ -122,10 +122,21 @@ impl Shard {
             self.propose(p, Purpose::Close(rival.id.branch));
             return true;
         }
+        // Its answer is what made it a rival: not more often than it can do something about it.
+        let retry = self.config.timing.retry;
+        let Some(owner) = &mut self.replica(p).owner else {
+            return false;
+        };
+        if let Some(told) = owner.told_rival
+            && now < told + retry
+        {
+            self.timers.set_by(Timer::Partition(p), told + retry);
+            return false;
+        }
+        owner.told_rival = Some(now);
+        self.replica(p).rival = None;
         let body = Body::Install(Box::new(config.clone()));
         self.tell(rival.owner(), p, config.id, body, None);
-        let replica = self.replica(p);
-        replica.rival = None;
         false
     }
 
