@@ -100,6 +100,8 @@ fn seeds_that_failed_once() {
         (Consistency::Available, 2),
         // A copy that waited for a joined branch to be settled had not heard that it was.
         (Consistency::Available, 31),
+        // A newcomer that was to own it, and that another proposer began to fill anew, served too soon.
+        (Consistency::Strict, 38),
     ];
     for (consistency, seed) in found {
         let (_, objections) = plan::run(Setup::new(seed, consistency), FAULTS);

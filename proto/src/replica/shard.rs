@@ -152,6 +152,8 @@ pub(super) struct Filler {
     pub(super) attempt: Attempt,
     /// When it last said something.
     pub(super) heard: Time,
+    /// The last comparison found this copy equal to its own.
+    pub(super) equal: bool,
 }
 
 impl Filler {
