@@ -42,7 +42,7 @@ fn partitions_are_shared_out_and_written() {
 #[test]
 fn an_owner_that_dies_is_followed_and_nothing_is_lost() {
     for consistency in BOTH {
-        for seed in 0..10 {
+        for seed in 0..3 {
             let mut lab = started(seed, consistency);
             lab.run(Duration::from_secs(1));
             lab.schedule(Duration::from_millis(100), Action::Kill(1));
@@ -56,7 +56,7 @@ fn an_owner_that_dies_is_followed_and_nothing_is_lost() {
 #[test]
 fn a_split_is_healed() {
     for consistency in BOTH {
-        for seed in 0..10 {
+        for seed in 0..3 {
             let mut lab = started(seed, consistency);
             lab.run(Duration::from_secs(1));
             lab.schedule(Duration::ZERO, Action::Split(vec![0, 1]));
@@ -79,14 +79,14 @@ const FAULTS: Faults = Faults {
 fn whatever_happens() {
     for consistency in BOTH {
         for seed in 0..SEEDS {
-            let (_, objections) = plan::run(Setup::new(seed, consistency), FAULTS);
+            let (_, objections) = plan::run(Setup::new(seed, consistency), Faults { seconds: 5, ..FAULTS });
             assert!(objections.is_empty(), "{consistency:?} seed {seed}: {objections:#?}");
         }
     }
 }
 
 /// Seeds of each mode; the example `partitions` runs thousands.
-const SEEDS: u64 = 10;
+const SEEDS: u64 = 4;
 
 // Each was found by the example `partitions`, and mended.
 #[test]
