@@ -169,12 +169,17 @@ pub struct Lab {
     rng: ChaCha8Rng,
     placer: Placer,
     requests: u64,
+    /// Messages sent within a second, and which.
+    traffic: (u64, u64),
     verdict: Verdict,
     digest: u64,
 }
 
 /// How long after a failure its copies are made elsewhere.
 const REPAIR_DELAY: Duration = Duration::from_secs(10);
+
+/// More messages within a second are a livelock: a run sends a tenth of that.
+const MOST_MESSAGES: u64 = 200_000;
 
 impl Lab {
     /// Nodes that have just started; the first one founds the cluster.
@@ -193,6 +198,7 @@ impl Lab {
             rng: ChaCha8Rng::seed_from_u64(setup.seed),
             placer: Placer::default(),
             requests: 0,
+            traffic: (0, 0),
             verdict: Verdict::default(),
             digest: 0,
             setup,
@@ -698,6 +704,15 @@ impl Lab {
         let Some(stream) = self.streams.get(&(from, to)).copied() else {
             return;
         };
+        let second = self.now.since_origin().as_secs();
+        if self.traffic.0 != second {
+            self.traffic = (second, 0);
+        }
+        self.traffic.1 += 1;
+        if self.traffic.1 == MOST_MESSAGES {
+            let text = format!("{MOST_MESSAGES} messages within second {second}, the last a {message:?}");
+            self.verdict.object(text);
+        }
         // What arrives is what can be read from bytes.
         let frame = message::encode(&message);
         self.digest = self

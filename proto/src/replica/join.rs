@@ -125,10 +125,21 @@ impl Shard {
             self.propose(p, Purpose::Close(rival.id.branch));
             return true;
         }
+        // Its answer is what made it a rival: not more often than it can do something about it.
+        let retry = self.config.timing.retry;
+        let Some(owner) = &mut self.replica(p).owner else {
+            return false;
+        };
+        if let Some(told) = owner.told_rival
+            && now < told + retry
+        {
+            self.timers.set_by(Timer::Partition(p), told + retry);
+            return false;
+        }
+        owner.told_rival = Some(now);
+        self.replica(p).rival = None;
         let body = Body::Install(Box::new(config.clone()));
         self.tell(rival.owner(), p, config.id, body, None);
-        let replica = self.replica(p);
-        replica.rival = None;
         false
     }
 
@@ -177,10 +188,11 @@ impl Shard {
             }
             return;
         }
-        // It decided to be joined into one branch, and no other.
+        // It decided to be joined into one branch, or into what became of that one: if all its members
+        // went on in branches of their own, nobody else can. Two that do so meet, and decide alike.
         let chosen = closed.closed_into.is_some_and(|into| {
-            let over = |a: &Ancestor| a.over && a.id.branch == into;
-            config.id.branch == into || config.ancestors.iter().any(over)
+            let from = |ancestor: &Ancestor| ancestor.id.branch == into;
+            config.id.branch == into || config.ancestors.iter().any(from)
         });
         if !chosen {
             return;

@@ -114,6 +114,7 @@ impl Shard {
         let now = self.now.time;
         let replica = self.replica(p);
         let before = replica.chain.as_ref().map(|chain| chain.config.id);
+        let was_member = replica.chain.as_ref().is_some_and(|chain| chain.config.has(own));
         match &mut replica.chain {
             None if config.has(own) => replica.chain = Some(Chain::new(config.clone())),
             None => return false,
@@ -126,6 +127,9 @@ impl Shard {
         if before == Some(config.id) {
             return true;
         }
+        // A newcomer that was found equal may own it at once. If somebody else began to fill it anew
+        // since, or it was dropped, what a majority has must be merged here first: see `drive`.
+        let is_equal = was_member || replica.filled_by.is_some_and(|by| by.equal);
         replica.promised_at = None;
         replica.filled_by = None;
         replica.proposal = None;
@@ -133,7 +137,7 @@ impl Shard {
         replica.telling.clear();
         replica.rival = None;
         replica.owner = None;
-        if config.owner() == own && config.closed_into.is_none() {
+        if config.owner() == own && config.closed_into.is_none() && is_equal {
             replica.owner = Some(Owner::new(own, config, now));
         }
         if !config.has(own) {
@@ -277,20 +281,27 @@ impl Shard {
             };
             return self.reject(from, p, id, attempt, why);
         }
+        // What a joined branch had is kept until that is settled; it may be by now.
         let kept = self
             .chain(p)
-            .is_some_and(|chain| chain.config.unmerged.is_some());
-        if fills >= FILLS_IN || kept {
+            .filter(|chain| chain.config.unmerged.is_some())
+            .map(|chain| chain.matches(id).err().unwrap_or(Rejection::Busy));
+        if let Some(why) = kept {
+            return self.reject(from, p, id, attempt, why);
+        }
+        if fills >= FILLS_IN {
             return self.reject(from, p, id, attempt, Rejection::Busy);
         }
         let replica = self.replica(p);
+        let present = replica.filled_by.filter(|by| by.is(from, id, attempt));
+        let again = present.is_some();
         let filler = Filler {
             node: from,
             id,
             attempt,
             heard: now,
+            equal: present.is_some_and(|by| by.equal),
         };
-        let again = replica.filled_by.is_some_and(|by| by.is(from, id, attempt));
         replica.filled_by = Some(filler);
         let is_member = replica
             .chain

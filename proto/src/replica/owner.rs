@@ -48,6 +48,8 @@ pub(super) struct Owner {
     /// How this configuration came about, if this node knows.
     pub(super) led: Option<Led>,
     pub(super) told_install: Option<Time>,
+    /// When the owner of a rival branch was told of this one.
+    pub(super) told_rival: Option<Time>,
     compared: Time,
 }
 
@@ -73,6 +75,7 @@ impl Owner {
             joining: None,
             led: None,
             told_install: None,
+            told_rival: None,
             compared: now,
         }
     }

@@ -625,8 +625,12 @@ impl Shard {
             return;
         };
         let led = self.lead(p);
-        // Writes that were under way are among what was found equal: a majority has them.
-        self.writes_kept(p, next);
+        // Writes that were under way are among what was found equal: a majority has them, and so has the
+        // owner, unless it is one that an earlier proposal named.
+        let changed = self.replicas.get(&p).is_some_and(|replica| replica.proposal.is_none());
+        if changed || next.owner() == self.own {
+            self.writes_kept(p, next);
+        }
         if !self.learn_configuration(p, next) {
             return;
         }

@@ -389,6 +389,11 @@ impl Shard {
         match body {
             Body::Compare { root, .. } => {
                 let own = self.root(p);
+                if let Some(by) = &mut self.replica(p).filled_by
+                    && by.is(from, id, attempt)
+                {
+                    by.equal = own == root;
+                }
                 let answer = if own == root {
                     Body::Equal { attempt, root }
                 } else {

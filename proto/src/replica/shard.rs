@@ -154,6 +154,8 @@ pub(super) struct Filler {
     pub(super) attempt: Attempt,
     /// When it last said something.
     pub(super) heard: Time,
+    /// The last comparison found this copy equal to its own.
+    pub(super) equal: bool,
 }
 
 impl Filler {
@@ -311,11 +313,14 @@ impl Shard {
             if chain.is_fenced() {
                 replica.promised_at = Some(self.now.time);
             }
-            self.routes.learn(Route {
-                partition,
-                id: chain.config.id,
-                members: chain.config.members.clone(),
-            });
+            // A closed branch is served by nobody: see `learn_route`.
+            if chain.config.closed_into.is_none() {
+                self.routes.learn(Route {
+                    partition,
+                    id: chain.config.id,
+                    members: chain.config.members.clone(),
+                });
+            }
             replica.chain = Some(chain);
             self.replicas.insert(partition, replica);
         }

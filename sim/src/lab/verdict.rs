@@ -20,7 +20,10 @@ use kith_proto::{
         version::{Hlc, Version},
     },
     placement::partition_of,
-    replica::{chain::ConfigId, shard::Shard},
+    replica::{
+        chain::{ConfigId, Configuration},
+        shard::Shard,
+    },
     time::Time,
 };
 
@@ -83,6 +86,7 @@ pub fn shown(lab: &Lab) -> String {
             continue;
         };
         for shown in shard.show() {
+            let past = shard.chain_of(shown.partition).map(|chain| past(&chain.config));
             let members: Vec<String> = shown
                 .members
                 .iter()
@@ -94,7 +98,7 @@ pub fn shown(lab: &Lab) -> String {
                 )
                 .collect();
             text.push_str(&format!(
-                "n{node} partition {} {}.{:04x} [{}] {} {} ({} entries, {} transfers)\n",
+                "n{node} partition {} {}.{:04x} [{}] {} {} ({} entries, {} transfers){}\n",
                 shown.partition,
                 shown.id.epoch,
                 shown.id.branch & 0xffff,
@@ -103,8 +107,26 @@ pub fn shown(lab: &Lab) -> String {
                 shown.reason,
                 shown.entries,
                 shown.transfers,
+                past.unwrap_or_default(),
             ));
         }
+    }
+    text
+}
+
+// Other branches that a configuration has to do with.
+fn past(config: &Configuration) -> String {
+    let mut text = String::new();
+    for ancestor in &config.ancestors {
+        let (id, over) = (ancestor.id, if ancestor.over { ", over" } else { "" });
+        text.push_str(&format!(" after {}.{:04x}{over}", id.epoch, id.branch & 0xffff));
+    }
+    if let Some(into) = config.closed_into {
+        text.push_str(&format!(" closed into {:04x}", into & 0xffff));
+    }
+    if let Some(source) = &config.unmerged {
+        let id = source.id;
+        text.push_str(&format!(" unmerged {}.{:04x}", id.epoch, id.branch & 0xffff));
     }
     text
 }
