@@ -264,7 +264,10 @@ impl Driver {
             }
             Request::Partitions(key, reply) => self.show_partitions(key, reply),
             Request::Status(reply) => {
-                answer(reply, views::status(&self.core, &self.partitions.topology()));
+                answer(
+                    reply,
+                    views::status(&self.core, &self.partitions.topology()),
+                );
             }
             Request::SafeToStop(member, reply) => {
                 let topology = self.partitions.topology();

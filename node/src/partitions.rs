@@ -175,7 +175,12 @@ impl Partitions {
     }
 
     /// A peer's frame, if it is for partitions.
-    pub(crate) fn frame(&mut self, from: NodeId, frame: &[u8], room: Option<OwnedSemaphorePermit>) -> bool {
+    pub(crate) fn frame(
+        &mut self,
+        from: NodeId,
+        frame: &[u8],
+        room: Option<OwnedSemaphorePermit>,
+    ) -> bool {
         match message::decode(frame) {
             Ok(message) => {
                 self.to_shard(ToShard::Peer(from, message, room));
@@ -256,11 +261,14 @@ impl Partitions {
             let period = (sync == SyncMode::Interval).then_some(SYNC_PERIOD);
             let syncer = Syncer::start(&opened.engine, period)
                 .map_err(|error| OpenError(error.to_string()))?;
-            let answers = sender.clone();
+            // Weak: the shard ends when the driver's end is dropped, and only then lets go of the syncer.
+            let answers = sender.downgrade();
             let requests = syncer.connect(move |synced| {
                 let result = synced.result.map_err(|error| error.0);
-                // Nobody listens any more once the shard has ended.
-                drop(answers.send(ToShard::Synced(synced.token, result)));
+                if let Some(answers) = answers.upgrade() {
+                    // Nobody listens any more once the shard has ended.
+                    drop(answers.send(ToShard::Synced(synced.token, result)));
+                }
             });
             setup.disk = Some(shard::OnDisk {
                 engine: opened.engine,

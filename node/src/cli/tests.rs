@@ -178,11 +178,7 @@ fn commands_show_what_the_agent_says() {
             Ok(Exit::Done),
             &["\"rtt_ms\": 0.25", "\"self\": true"],
         ),
-        (
-            "ring --partition 3",
-            Ok(Exit::Done),
-            &["192-255", "backup"],
-        ),
+        ("ring --partition 3", Ok(Exit::Done), &["192-255", "backup"]),
         ("ring --partition 4", Err(Exit::Failed), &[]),
         (
             "status",

@@ -65,11 +65,14 @@ fn a_node_keeps_its_id_and_state_and_its_generation_grows() {
 
     let again = Disk::open(&path).unwrap();
     assert_eq!((again.node, again.generation), (node, future + 1));
-    assert_eq!(again.restored, Restored {
-        cluster,
-        peers,
-        founder: true,
-    });
+    assert_eq!(
+        again.restored,
+        Restored {
+            cluster,
+            peers,
+            founder: true,
+        }
+    );
     drop(again);
     assert_eq!(Disk::open(&path).unwrap().generation, future + 2);
 }

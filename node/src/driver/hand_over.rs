@@ -10,8 +10,8 @@ use kith_proto::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    BATCH, Departure, Driver, FromShard, HAND_OVER, Nodes, TopologyNode, answer, broken,
-    log_event, views,
+    BATCH, Departure, Driver, FromShard, HAND_OVER, Nodes, TopologyNode, answer, broken, log_event,
+    views,
 };
 use crate::view::PartitionView;
 
@@ -19,9 +19,7 @@ impl Driver {
     /// Tells partitions what has changed for them.
     pub(super) fn tell_partitions(&mut self) -> Option<Stop> {
         let (repair, grace) = self.partitions.patience();
-        let view = self
-            .core
-            .partition_view(self.clock.now(), repair, grace)?;
+        let view = self.core.partition_view(self.clock.now(), repair, grace)?;
         let nodes = self.nodes();
         match self.partitions.view(view, nodes) {
             Ok(()) => None,
@@ -44,7 +42,12 @@ impl Driver {
     }
 
     /// A frame of a peer, for the core or for partitions.
-    pub(super) fn take_frame(&mut self, stream: StreamId, frame: Vec<u8>, room: OwnedSemaphorePermit) {
+    pub(super) fn take_frame(
+        &mut self,
+        stream: StreamId,
+        frame: Vec<u8>,
+        room: OwnedSemaphorePermit,
+    ) {
         if !message::is_marked(&frame) {
             drop(room);
             if frame.len() > MAX_FRAME {
@@ -72,7 +75,9 @@ impl Driver {
             FromShard::Event(event) => log_event::log(&self.events.publish(event)),
             FromShard::Broken(text) => {
                 tracing::error!(target: "kith", "what partitions hold cannot be kept: {text}. This node stops, others take over");
-                return Some(Stop::LeftUncleanly(format!("what partitions hold cannot be kept: {text}")));
+                return Some(Stop::LeftUncleanly(format!(
+                    "what partitions hold cannot be kept: {text}"
+                )));
             }
             FromShard::Holds { owned, member } => self.partitions.holds = (owned, member),
         }
@@ -157,7 +162,10 @@ impl Driver {
         reply: oneshot::Sender<Vec<PartitionView>>,
     ) {
         let names = views::names(&self.core);
-        let partitions = self.core.cluster().map(|cluster| cluster.settings.partitions);
+        let partitions = self
+            .core
+            .cluster()
+            .map(|cluster| cluster.settings.partitions);
         let (shown, showing) = oneshot::channel();
         self.partitions.show(shown);
         tokio::spawn(async move {
