@@ -1,8 +1,8 @@
 //! Partitions: the chain of configurations, and the work that follows from it.
 
 mod ask;
-mod change;
 pub mod chain;
+mod change;
 pub mod digest;
 pub mod host;
 mod join;

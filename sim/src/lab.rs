@@ -293,7 +293,9 @@ impl Lab {
         let shard = Shard::open(config, Box::new(node.disk.store()), partitions, seed, now);
         match shard {
             Ok(shard) => node.shard = Some(Box::new(shard)),
-            Err(error) => self.verdict.object(format!("node {index} does not start: {error}")),
+            Err(error) => self
+                .verdict
+                .object(format!("node {index} does not start: {error}")),
         }
         for other in 0..self.nodes.len() {
             if other != index && self.is_alive(other) && self.reaches(index, other) {
@@ -560,7 +562,10 @@ impl Lab {
                     stream: if *subject == observer {
                         Some(StreamId(0))
                     } else {
-                        self.streams.get(&(observer, *subject)).copied().map(StreamId)
+                        self.streams
+                            .get(&(observer, *subject))
+                            .copied()
+                            .map(StreamId)
                     },
                 },
             );
@@ -702,7 +707,11 @@ impl Lab {
             ^ self.now.as_nanos();
         let message = match message::decode(&frame) {
             Ok(message) => message,
-            Err(error) => return self.verdict.object(format!("a message cannot be read: {error}")),
+            Err(error) => {
+                return self
+                    .verdict
+                    .object(format!("a message cannot be read: {error}"));
+            }
         };
         let delay = Duration::from_micros(self.rng.random_range(50..2000));
         let arrival = self.last_arrival.entry((from, to)).or_default();

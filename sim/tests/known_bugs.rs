@@ -58,7 +58,10 @@ fn news_of_a_failure_that_was_missed() {
 
 /// The same, where the others knew of a later identity, in which it was down too.
 #[test]
-#[cfg_attr(debug_assertions, ignore = "93 nodes: a second in release, minutes without")]
+#[cfg_attr(
+    debug_assertions,
+    ignore = "93 nodes: a second in release, minutes without"
+)]
 fn news_of_the_failure_of_a_later_identity_that_was_missed() {
     passes("random", None, 456);
 }

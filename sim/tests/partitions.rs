@@ -35,7 +35,10 @@ fn partitions_are_shared_out_and_written() {
         let lab = rest(lab);
         let done = lab.clients.history.iter();
         let done = done.filter(|o| matches!(o.result, Ended::Done(..))).count();
-        assert!(done > 500 && done + 8 >= lab.clients.history.len(), "{done}");
+        assert!(
+            done > 500 && done + 8 >= lab.clients.history.len(),
+            "{done}"
+        );
     }
 }
 
@@ -78,7 +81,10 @@ fn whatever_happens() {
                 seconds: 15,
             };
             let (_, objections) = plan::run(Setup::new(seed, consistency), faults);
-            assert!(objections.is_empty(), "{consistency:?} seed {seed}: {objections:#?}");
+            assert!(
+                objections.is_empty(),
+                "{consistency:?} seed {seed}: {objections:#?}"
+            );
         }
     }
 }

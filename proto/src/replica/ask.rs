@@ -100,9 +100,7 @@ impl Shard {
                 let route = self.routes.get(p).cloned();
                 self.send(from, Message::NotOwner { number, route });
             }
-            (false, Some(owner), _)
-                if self.view().is_some_and(|view| view.is_reachable(owner)) =>
-            {
+            (false, Some(owner), _) if self.view().is_some_and(|view| view.is_reachable(owner)) => {
                 let number = self.number();
                 let message = Message::Ask {
                     number,
@@ -160,9 +158,8 @@ impl Shard {
         let Some(asked) = self.asks.asked.remove(&number) else {
             return;
         };
-        let news = route.is_some_and(|route| {
-            route.partition == asked.partition && self.routes.learn(route)
-        });
+        let news = route
+            .is_some_and(|route| route.partition == asked.partition && self.routes.learn(route));
         if news {
             return self.route_request(asked.partition, asked.waiting);
         }
@@ -189,7 +186,8 @@ impl Shard {
                 self.wait(asked.partition, asked.waiting);
                 continue;
             }
-            let text = "the partition's owner was lost before it answered: it may have been kept, or not";
+            let text =
+                "the partition's owner was lost before it answered: it may have been kept, or not";
             let error = RequestError::Indeterminate(text.to_owned());
             self.reply(asked.waiting.origin, Err(error), None);
         }
@@ -236,7 +234,11 @@ impl Shard {
                 let text = format!("partition {p} is not served: {}", self.why_not(p));
                 for one in over {
                     self.counters_up("requests_over");
-                    self.reply(one.origin, Err(RequestError::Unavailable(text.clone())), None);
+                    self.reply(
+                        one.origin,
+                        Err(RequestError::Unavailable(text.clone())),
+                        None,
+                    );
                 }
             }
             self.release(p);
@@ -244,7 +246,13 @@ impl Shard {
         let waiting = self.asks.waiting.values().filter_map(|queue| queue.front());
         let next = waiting
             .map(|one| one.deadline)
-            .chain(self.asks.asked.values().next().map(|asked| asked.waiting.deadline))
+            .chain(
+                self.asks
+                    .asked
+                    .values()
+                    .next()
+                    .map(|asked| asked.waiting.deadline),
+            )
             .chain(self.writes.next_deadline())
             .min();
         if let Some(at) = next {

@@ -230,9 +230,7 @@ impl Configuration {
 }
 
 /// Orders proposals: the counter, then who proposes. Counter 0 belongs to the owner.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ballot {
     /// Grows with each attempt.
     pub counter: u32,
@@ -414,7 +412,10 @@ mod tests {
         assert_eq!(late, Err(Rejection::Promised(ballot(1, B))));
         assert!(chain.install(B, &next) && !chain.is_fenced() && chain.accepted.is_none());
         assert!(chain.install(B, &next), "again");
-        assert!(matches!(chain.prepare(B, id, ballot(9, C)), Err(Rejection::Newer(_))));
+        assert!(matches!(
+            chain.prepare(B, id, ballot(9, C)),
+            Err(Rejection::Newer(_))
+        ));
     }
 
     #[test]
@@ -438,7 +439,10 @@ mod tests {
         assert_eq!(chain.prepare(B, id, ballot(1, B)), Err(Rejection::Learner));
         let mut closed = Chain::new(chain.config.closed(vec![A, B], 99));
         let id = closed.config.id;
-        assert_eq!(closed.prepare(A, id, ballot(1, A)), Err(Rejection::NotMember));
+        assert_eq!(
+            closed.prepare(A, id, ballot(1, A)),
+            Err(Rejection::NotMember)
+        );
     }
 
     #[test]
@@ -462,7 +466,10 @@ mod tests {
         assert!(joined.id.epoch > closed.id.epoch.max(next.id.epoch));
         assert!(Chain::new(closed).install(A, &joined));
         let mut absent = Chain::new(fork);
-        assert!(absent.install(A, &joined), "its branch was closed without it");
+        assert!(
+            absent.install(A, &joined),
+            "its branch was closed without it"
+        );
     }
 
     #[test]

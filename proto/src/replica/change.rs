@@ -138,18 +138,15 @@ impl Shard {
     }
 
     fn change(&mut self, p: PartitionId) -> Option<&mut Change> {
-        self.replicas
-            .get_mut(&p)?
-            .owner
-            .as_mut()?
-            .change
-            .as_mut()
+        self.replicas.get_mut(&p)?.owner.as_mut()?.change.as_mut()
     }
 
     // What placement wants, if everybody that it names is there.
     fn plan(&mut self, p: PartitionId, config: &Configuration) {
         let now = self.now.time;
-        let Some(view) = self.view.clone() else { return };
+        let Some(view) = self.view.clone() else {
+            return;
+        };
         if let Some(at) = self.replica(p).backoff
             && now < at
         {
@@ -189,7 +186,12 @@ impl Shard {
     }
 
     /// Begins a change to `next`.
-    pub(super) fn begin_change(&mut self, p: PartitionId, config: &Configuration, next: Configuration) {
+    pub(super) fn begin_change(
+        &mut self,
+        p: PartitionId,
+        config: &Configuration,
+        next: Configuration,
+    ) {
         let learners = next
             .members
             .iter()
@@ -230,7 +232,8 @@ impl Shard {
     fn wanted(&self, p: PartitionId, config: &Configuration, view: &View) -> Option<Vec<NodeId>> {
         let own = self.own;
         let here = |node: &NodeId| {
-            *node == own || (view.is_reachable(*node) && view.standing(*node) == Some(Standing::Living))
+            *node == own
+                || (view.is_reachable(*node) && view.standing(*node) == Some(Standing::Living))
         };
         let target = view.target.members(p);
         let possible = !target.is_empty() && target.iter().all(here);
@@ -259,7 +262,9 @@ impl Shard {
         let own = self.own;
         let now = self.now.time;
         let retry = self.config.timing.retry;
-        let Some(view) = self.view.clone() else { return };
+        let Some(view) = self.view.clone() else {
+            return;
+        };
         let (still, leaving) = (self.wanted(p, config, &view), view.leaving);
         let Some(owner) = self.replica(p).owner.as_mut() else {
             return;
@@ -283,7 +288,10 @@ impl Shard {
         let has = |node: &NodeId| {
             *node == own
                 || equal.contains(node)
-                || change.learners.get(node).is_some_and(|learner| learner.equal)
+                || change
+                    .learners
+                    .get(node)
+                    .is_some_and(|learner| learner.equal)
         };
         let filled = change.learners.values().all(|learner| learner.equal);
         let many = change.next.members.iter().filter(|node| has(node)).count();
@@ -295,8 +303,11 @@ impl Shard {
         if ask {
             change.asked = Some(now);
         }
-        let learners: Vec<(NodeId, Learner)> =
-            change.learners.iter().map(|(node, l)| (*node, *l)).collect();
+        let learners: Vec<(NodeId, Learner)> = change
+            .learners
+            .iter()
+            .map(|(node, l)| (*node, *l))
+            .collect();
         if !leaving && change.began + Duration::from_secs(3600) < now {
             self.counters_up("slow_changes");
         }
@@ -522,7 +533,13 @@ impl Shard {
         }
     }
 
-    pub(super) fn change_accepted(&mut self, from: NodeId, p: PartitionId, id: ConfigId, ballot: Ballot) {
+    pub(super) fn change_accepted(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        ballot: Ballot,
+    ) {
         let own = self.own;
         let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
             return;

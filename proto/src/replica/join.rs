@@ -53,7 +53,10 @@ impl Shard {
         }
         self.learn_route(p, rival);
         let replica = self.replica(p);
-        let larger = replica.rival.as_ref().is_none_or(|known| rival.id > known.id);
+        let larger = replica
+            .rival
+            .as_ref()
+            .is_none_or(|known| rival.id > known.id);
         if larger {
             replica.rival = Some(rival.clone());
             self.counters_up("rivals_met");
@@ -265,7 +268,9 @@ impl Shard {
                 None => fetch.push_back(key),
             }
         }
-        let rest = ours.into_iter().filter(|(_, own)| own.epoch < config.id.epoch);
+        let rest = ours
+            .into_iter()
+            .filter(|(_, own)| own.epoch < config.id.epoch);
         anew.extend(rest.map(|(key, _)| key));
         while !anew.is_empty() {
             let entries = self.carried(p, &mut anew);
@@ -341,7 +346,10 @@ impl Shard {
 // have grown since, so that this may name a key that was only written before; never the reverse.
 fn is_conflict(config: &Configuration, source: &Source, own: &Version, theirs: &Version) -> bool {
     let before = |version: &Version| {
-        let parting = source.ancestors.iter().find(|a| a.id.branch == version.branch);
+        let parting = source
+            .ancestors
+            .iter()
+            .find(|a| a.id.branch == version.branch);
         parting.is_some_and(|parting| version.epoch < parting.id.epoch)
     };
     let of_source = theirs.branch == source.id.branch || !before(theirs);

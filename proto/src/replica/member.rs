@@ -252,7 +252,13 @@ impl Shard {
 
     /// The owner wants this node to become a copy (rule 6: it is a learner until a configuration
     /// names it).
-    pub(super) fn hear_fill(&mut self, from: NodeId, p: PartitionId, id: ConfigId, attempt: Attempt) {
+    pub(super) fn hear_fill(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        attempt: Attempt,
+    ) {
         let now = self.now.time;
         let fills = self
             .replicas
@@ -300,7 +306,13 @@ impl Shard {
     }
 
     /// The owner does not want the copy any more.
-    pub(super) fn hear_abandon(&mut self, from: NodeId, p: PartitionId, id: ConfigId, attempt: Attempt) {
+    pub(super) fn hear_abandon(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        attempt: Attempt,
+    ) {
         let known = self.replicas.get(&p).and_then(|replica| replica.filled_by);
         if known.is_some_and(|by| by.is(from, id, attempt)) {
             self.end_filling(p);
@@ -318,7 +330,8 @@ impl Shard {
             return;
         }
         if replica.is_filled(now) {
-            self.timers.set_by(Timer::Partition(p), now + Filler::PATIENCE);
+            self.timers
+                .set_by(Timer::Partition(p), now + Filler::PATIENCE);
             return;
         }
         self.end_filling(p);

@@ -10,8 +10,8 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    change::Change,
     chain::{ConfigId, Configuration, Rejection},
+    change::Change,
     host::View,
     join::Joining,
     message::{Attempt, Body},
@@ -205,7 +205,11 @@ impl Shard {
             self.timers.set_by(Timer::TakeOver(p), at);
         } else {
             self.timers.clear(Timer::TakeOver(p));
-            if self.view.as_ref().is_some_and(|view| view.standing(config.owner()).is_none()) {
+            if self
+                .view
+                .as_ref()
+                .is_some_and(|view| view.standing(config.owner()).is_none())
+            {
                 // Nobody has told of it yet; see `is_gone`.
                 let at = self.now.time + self.config.timing.unknown;
                 self.timers.set_by(Timer::Partition(p), at);
@@ -304,7 +308,9 @@ impl Shard {
     fn install_at_members(&mut self, p: PartitionId, config: &Configuration) {
         let now = self.now.time;
         let retry = self.config.timing.retry;
-        let Some(view) = self.view.clone() else { return };
+        let Some(view) = self.view.clone() else {
+            return;
+        };
         let Some(owner) = &mut self.replica(p).owner else {
             return;
         };
@@ -347,7 +353,10 @@ impl Shard {
             self.counters_up("taken_over");
             self.event(Event::PartitionTakenOver {
                 partition: p,
-                from: self.view().map(|view| view.name(led.from)).unwrap_or_default(),
+                from: self
+                    .view()
+                    .map(|view| view.name(led.from))
+                    .unwrap_or_default(),
                 epoch: config.id.epoch,
                 took_ms: millis(now.saturating_since(led.began)),
                 entries,
@@ -361,7 +370,9 @@ impl Shard {
     pub(super) fn repair(&mut self, p: PartitionId, config: &Configuration) {
         let now = self.now.time;
         let pause = self.config.timing.anti_entropy;
-        let Some(view) = self.view.clone() else { return };
+        let Some(view) = self.view.clone() else {
+            return;
+        };
         let under_way: usize = self
             .replicas
             .values()

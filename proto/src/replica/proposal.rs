@@ -215,7 +215,13 @@ impl Shard {
         self.proposal_goes_on(p);
     }
 
-    pub(super) fn hear_accepted(&mut self, from: NodeId, p: PartitionId, id: ConfigId, ballot: Ballot) {
+    pub(super) fn hear_accepted(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        ballot: Ballot,
+    ) {
         if let Some(proposal) = self.proposal(p, id, ballot) {
             if let Phase::Accepting { accepted, .. } = &mut proposal.phase {
                 accepted.insert(from);
@@ -253,7 +259,9 @@ impl Shard {
                 self.learn_route(p, config);
             }
             Rejection::Forked(config) | Rejection::Diverged(config) if config.is_legal() => {
-                if self.chain(p).is_some_and(|c| config.descends_from(c.config.id) && config.has(self.own))
+                if self
+                    .chain(p)
+                    .is_some_and(|c| config.descends_from(c.config.id) && config.has(self.own))
                 {
                     // A fork that this node belongs to was chosen without it noticing.
                     self.learn_configuration(p, config);
@@ -277,8 +285,7 @@ impl Shard {
                 replica.proposal = None;
                 replica.sessions.clear();
                 let pause = self.pause();
-                self.timers
-                    .set(Timer::Partition(p), self.now.time + pause);
+                self.timers.set(Timer::Partition(p), self.now.time + pause);
                 self.replica(p).backoff = Some(self.now.time + pause);
                 self.counters_up("proposals_lost");
             }
@@ -331,8 +338,7 @@ impl Shard {
         let have = proposal.promised.len();
         let majority = have >= config.majority();
         let waiting = config.members.iter().any(|member| {
-            let answered =
-                proposal.promised.contains_key(member) || proposal.mute.contains(member);
+            let answered = proposal.promised.contains_key(member) || proposal.mute.contains(member);
             !answered && !self.is_gone(*member)
         });
         // Strict: those beyond the majority are waited for a moment, which spares repair.
@@ -433,7 +439,11 @@ impl Shard {
         // Everybody that promised is asked for what it has, whether it is a member afterwards or not.
         let unequal: Vec<NodeId> = promised.keys().copied().filter(|m| !is_equal(m)).collect();
         let empty: Vec<NodeId> = filled.keys().copied().filter(|m| !is_equal(m)).collect();
-        let equal = next.members.iter().filter(|member| is_equal(member)).count();
+        let equal = next
+            .members
+            .iter()
+            .filter(|member| is_equal(member))
+            .count();
         let all_asked = unequal.iter().all(|member| self.is_gone(*member));
         let heard = all_asked || (strict && self.majority_is_merged(p, &unequal));
         if omit || (heard && equal >= next.majority()) {
@@ -447,8 +457,10 @@ impl Shard {
             let attempt = Attempt::Fill(number);
             self.tell(member, p, id, Body::Fill { attempt }, None);
         }
-        self.timers
-            .set_by(Timer::Partition(p), self.now.time + self.config.timing.retry);
+        self.timers.set_by(
+            Timer::Partition(p),
+            self.now.time + self.config.timing.retry,
+        );
     }
 
     // Strict: a majority of the old members has been asked for all that it has.
@@ -524,7 +536,11 @@ impl Shard {
     }
 
     /// Whether enough members accepted, or `None` if that cannot be any more.
-    pub(super) fn is_accepted(&self, config: &Configuration, accepted: &BTreeSet<NodeId>) -> Option<bool> {
+    pub(super) fn is_accepted(
+        &self,
+        config: &Configuration,
+        accepted: &BTreeSet<NodeId>,
+    ) -> Option<bool> {
         let majority = accepted.len() >= config.majority();
         if self.is_strict() {
             return Some(majority);

@@ -150,7 +150,10 @@ impl Shard {
             return Vec::new();
         };
         let others = view.peers.keys().filter(|node| **node != self.own);
-        others.copied().filter(|node| view.is_reachable(*node)).collect()
+        others
+            .copied()
+            .filter(|node| view.is_reachable(*node))
+            .collect()
     }
 
     fn send_routes(&mut self, to: NodeId, routes: &[Route]) {

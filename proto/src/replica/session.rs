@@ -126,8 +126,13 @@ impl Shard {
         self.replica(p).sessions.get_mut(&peer)
     }
 
-
-    pub(super) fn session_equal(&mut self, peer: NodeId, p: PartitionId, attempt: Attempt, root: u64) {
+    pub(super) fn session_equal(
+        &mut self,
+        peer: NodeId,
+        p: PartitionId,
+        attempt: Attempt,
+        root: u64,
+    ) {
         let Some(session) = self.session(p, peer, attempt) else {
             return;
         };
@@ -219,7 +224,11 @@ impl Shard {
         strict && serving && matches!(attempt, Attempt::Repair(_) | Attempt::Fill(_))
     }
 
-    pub(super) fn versions(&mut self, p: PartitionId, buckets: &[u16]) -> Option<BTreeMap<Bytes, Version>> {
+    pub(super) fn versions(
+        &mut self,
+        p: PartitionId,
+        buckets: &[u16],
+    ) -> Option<BTreeMap<Bytes, Version>> {
         let mut versions = BTreeMap::new();
         for bucket in buckets {
             match self.store.bucket(p, *bucket) {
@@ -341,7 +350,13 @@ impl Shard {
     }
 
     /// The other side of a session: answers by itself, and keeps no state.
-    pub(super) fn asked_to_compare(&mut self, from: NodeId, p: PartitionId, id: ConfigId, body: Body) {
+    pub(super) fn asked_to_compare(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        body: Body,
+    ) {
         let attempt = match &body {
             Body::Compare { attempt, .. }
             | Body::List { attempt, .. }
@@ -419,7 +434,8 @@ impl Shard {
                 Ok(page) => page,
                 Err(error) => return self.broke(&error),
             };
-            let listed = |(place, entry): (Place, crate::kv::entry::Entry)| (place.key, entry.version);
+            let listed =
+                |(place, entry): (Place, crate::kv::entry::Entry)| (place.key, entry.version);
             keys.extend(page.into_iter().map(listed));
             buckets.push(*bucket);
             if keys.len() >= KEYS_AT_ONCE {

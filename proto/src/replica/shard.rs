@@ -273,7 +273,9 @@ impl Shard {
                 continue;
             }
             let mut chain: Chain = codec::decode(&record).map_err(|error| {
-                StoreError(format!("the chain record of partition {partition}: {error}"))
+                StoreError(format!(
+                    "the chain record of partition {partition}: {error}"
+                ))
             })?;
             // Rule 8: the mark is durable before anything else is said in this life.
             let forgot = self.config.forgetful && chain.config.has(self.own);
@@ -452,7 +454,12 @@ impl Shard {
             self.found(&view);
         }
         let was = |node: &NodeId| before.as_ref().and_then(|before| before.stream(*node));
-        let peers: Vec<NodeId> = view.peers.keys().copied().filter(|n| *n != self.own).collect();
+        let peers: Vec<NodeId> = view
+            .peers
+            .keys()
+            .copied()
+            .filter(|n| *n != self.own)
+            .collect();
         for node in peers {
             let (earlier, stream) = (was(&node), view.stream(node));
             if earlier == stream {
@@ -637,7 +644,10 @@ impl Shard {
                 Some((_, newest)) => newest.clone(),
                 None => self.read(&place),
             };
-            if present.as_ref().is_some_and(|present| present.version >= entry.version) {
+            if present
+                .as_ref()
+                .is_some_and(|present| present.version >= entry.version)
+            {
                 continue;
             }
             changes
@@ -648,7 +658,9 @@ impl Shard {
         for (key, version) in drop {
             let place = self.place(partition, key);
             let present = self.read(&place);
-            if present.as_ref().is_some_and(|entry| entry.version == *version)
+            if present
+                .as_ref()
+                .is_some_and(|entry| entry.version == *version)
                 && !changes.contains_key(&place)
             {
                 changes.insert(place, (present, None));

@@ -41,7 +41,8 @@ impl Shard {
     pub fn served(&self) -> impl Iterator<Item = (PartitionId, ConfigId)> {
         self.replicas.iter().filter_map(|(partition, replica)| {
             let chain = replica.chain.as_ref()?;
-            self.is_ready(*partition).then_some((*partition, chain.config.id))
+            self.is_ready(*partition)
+                .then_some((*partition, chain.config.id))
         })
     }
 
@@ -97,7 +98,9 @@ impl Shard {
             Some(owner) if owner != self.own && self.is_gone(owner) => {
                 format!("its owner {owner} is gone, and a backup has not taken over yet")
             }
-            Some(owner) if owner != self.own => format!("its owner {owner} cannot be reached from here"),
+            Some(owner) if owner != self.own => {
+                format!("its owner {owner} cannot be reached from here")
+            }
             Some(_) => self.state(p).1,
         }
     }
@@ -132,11 +135,18 @@ impl Shard {
             if let Some(change) = &owner.change {
                 let (phase, members) = change.describe();
                 let names: Vec<String> = members.iter().map(ToString::to_string).collect();
-                let state = if change.is_fenced() { "fenced" } else { "owner" };
+                let state = if change.is_fenced() {
+                    "fenced"
+                } else {
+                    "owner"
+                };
                 return (state, format!("{phase} for {}", names.join(", ")));
             }
             if !owner.serving && chain.config.unmerged.is_some() {
-                return ("joining", "entries of a closed branch are taken over".to_owned());
+                return (
+                    "joining",
+                    "entries of a closed branch are taken over".to_owned(),
+                );
             }
             if !owner.serving {
                 let reason = format!(
@@ -149,13 +159,19 @@ impl Shard {
             return ("owner", String::new());
         }
         if chain.learner {
-            return ("learner", "it may have forgotten what it acknowledged".to_owned());
+            return (
+                "learner",
+                "it may have forgotten what it acknowledged".to_owned(),
+            );
         }
         if chain.is_fenced() {
             return ("fenced", "a next configuration is being decided".to_owned());
         }
         if chain.config.owner() == self.own {
-            return ("deciding", "it was owned here in an earlier life".to_owned());
+            return (
+                "deciding",
+                "it was owned here in an earlier life".to_owned(),
+            );
         }
         ("backup", String::new())
     }

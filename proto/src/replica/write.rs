@@ -82,7 +82,11 @@ impl Shard {
         self.replicas.get(&p).is_some_and(|replica| {
             let fenced = replica.chain.as_ref().is_none_or(|chain| chain.is_fenced());
             let serving = replica.owner.as_ref().is_some_and(|owner| {
-                owner.serving && owner.change.as_ref().is_none_or(|change| !change.is_fenced())
+                owner.serving
+                    && owner
+                        .change
+                        .as_ref()
+                        .is_none_or(|change| !change.is_fenced())
             });
             serving && (!fenced || self.config.omit.fencing) && replica.proposal.is_none()
         })
@@ -122,7 +126,8 @@ impl Shard {
         };
         let strict = self.is_strict();
         if strict && ack == Ack::One && !op.is_read() {
-            let text = "a strict cluster acknowledges a write when a majority has it: ack=one is refused";
+            let text =
+                "a strict cluster acknowledges a write when a majority has it: ack=one is refused";
             return self.reply(origin, Err(RequestError::Invalid(text.to_owned())), None);
         }
         let place = self.place(p, &key);
@@ -202,7 +207,10 @@ impl Shard {
     }
 
     // Rule 1: only a version known to be at a majority is told; and that this is the owner still.
-    #[expect(clippy::too_many_arguments, reason = "what a request under way consists of")]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a request under way consists of"
+    )]
     fn confirm(
         &mut self,
         p: PartitionId,
@@ -233,10 +241,8 @@ impl Shard {
         let p = write.partition;
         let key = write.key.clone();
         self.writes.under_way.insert(number, write);
-        self.timers.set_by(
-            Timer::Requests,
-            self.now.time + self.config.timing.request,
-        );
+        self.timers
+            .set_by(Timer::Requests, self.now.time + self.config.timing.request);
         for member in self.receivers(p, config) {
             let item = WriteItem {
                 number,
@@ -270,7 +276,10 @@ impl Shard {
                 self.is_unequal(p, *member);
             }
         }
-        let change = self.replicas.get(&p).and_then(|r| r.owner.as_ref()?.change.as_ref());
+        let change = self
+            .replicas
+            .get(&p)
+            .and_then(|r| r.owner.as_ref()?.change.as_ref());
         receivers.extend(change.into_iter().flat_map(|change| change.learners()));
         receivers
     }
@@ -422,9 +431,8 @@ impl Shard {
             .iter()
             .filter(|(_, write)| !write.have.contains(&peer))
             .filter(|(_, write)| {
-                self.chain(write.partition).is_some_and(|chain| {
-                    chain.config.id == write.id && chain.config.has(peer)
-                })
+                self.chain(write.partition)
+                    .is_some_and(|chain| chain.config.id == write.id && chain.config.has(peer))
             })
             .map(|(number, _)| *number)
             .collect();
@@ -485,7 +493,9 @@ impl Shard {
             };
             self.reply(write.origin, Err(error), None);
         }
-        self.writes.batches.retain(|(_, partition), _| *partition != p);
+        self.writes
+            .batches
+            .retain(|(_, partition), _| *partition != p);
     }
 
     /// Those whose time is over are told so.

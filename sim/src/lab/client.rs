@@ -154,7 +154,9 @@ pub(super) fn turn(lab: &mut Lab, client: usize) {
         result: Ended::Open,
     });
     lab.clients.waiting.insert(client, began);
-    lab.clients.open.insert(RequestId(lab.requests + 1), (client, index));
+    lab.clients
+        .open
+        .insert(RequestId(lab.requests + 1), (client, index));
     let request = Request::Key {
         key,
         op,

@@ -104,7 +104,10 @@ impl Store for DiskStore {
         limit: usize,
         bytes: usize,
     ) -> Result<Page, StoreError> {
-        self.0.contents().present.page(partition, after, limit, bytes)
+        self.0
+            .contents()
+            .present
+            .page(partition, after, limit, bytes)
     }
 
     fn bucket(&self, partition: PartitionId, bucket: u16) -> Result<Page, StoreError> {

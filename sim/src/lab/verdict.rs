@@ -86,10 +86,12 @@ pub fn shown(lab: &Lab) -> String {
             let members: Vec<String> = shown
                 .members
                 .iter()
-                .map(|member| match (0..lab.len()).find(|n| lab.id(*n) == *member) {
-                    Some(index) => format!("n{index}"),
-                    None => member.to_string(),
-                })
+                .map(
+                    |member| match (0..lab.len()).find(|n| lab.id(*n) == *member) {
+                        Some(index) => format!("n{index}"),
+                        None => member.to_string(),
+                    },
+                )
                 .collect();
             text.push_str(&format!(
                 "n{node} partition {} {}.{:04x} [{}] {} {} ({} entries, {} transfers)\n",
@@ -132,7 +134,10 @@ fn unsettled(lab: &Lab) -> Option<String> {
         };
         let members = &chain.config.members;
         if members.len() != wanted {
-            return Some(format!("partition {partition} has {} members", members.len()));
+            return Some(format!(
+                "partition {partition} has {} members",
+                members.len()
+            ));
         }
         let own = shard.digests_of(partition)?;
         for member in members {
@@ -190,16 +195,20 @@ fn durability(lab: &mut Lab) {
         };
         let there = present(lab, key);
         let Some(entry) = &there else {
-            objections.push(format!("{key:?}: {value:?} was acknowledged as {version}, and nothing is there"));
+            objections.push(format!(
+                "{key:?}: {value:?} was acknowledged as {version}, and nothing is there"
+            ));
             continue;
         };
         let written_at: Option<Hlc> = entry.value.as_ref().and_then(|present| {
-            operations.iter().find_map(|operation| match (&operation.asked, &operation.result) {
-                (Asked::Write(value), Ended::Done(Some(version), _)) if value == present => {
-                    Some(version.hlc)
-                }
-                _ => None,
-            })
+            operations
+                .iter()
+                .find_map(|operation| match (&operation.asked, &operation.result) {
+                    (Asked::Write(value), Ended::Done(Some(version), _)) if value == present => {
+                        Some(version.hlc)
+                    }
+                    _ => None,
+                })
         });
         if written_at.is_some_and(|at| at < hlc) {
             objections.push(format!(
@@ -251,7 +260,8 @@ fn linearizability(lab: &mut Lab) {
             while let Some((_, _, before, _)) = ended.next_if(|(_, ended, _, _)| *ended < began) {
                 newest = newest.max(Some(before));
             }
-            let wrong = newest.is_some_and(|newest| version < newest || (writes && version == newest));
+            let wrong =
+                newest.is_some_and(|newest| version < newest || (writes && version == newest));
             if wrong {
                 let what = if writes { "write" } else { "read" };
                 objections.push(format!(
@@ -264,7 +274,10 @@ fn linearizability(lab: &mut Lab) {
             .copied()
             .filter(|operation| matches!(operation.asked, Asked::Write(_)))
             .collect();
-        for read in operations.iter().filter(|operation| operation.asked == Asked::Read) {
+        for read in operations
+            .iter()
+            .filter(|operation| operation.asked == Asked::Read)
+        {
             let (Ended::Done(_, Some(value)), Some(ended)) = (&read.result, read.ended) else {
                 continue;
             };
