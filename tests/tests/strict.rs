@@ -5,7 +5,7 @@
     reason = "what a test may do, its helpers may do too"
 )]
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, thread};
 
 use kith::client::{Client, ClientError, kv::Precondition};
 use kith_proto::kv::request::Ack;
@@ -23,7 +23,7 @@ const DEAD: [&str; 3] = ["n3", "n4", "n5"];
 fn partitions_without_a_majority_refuse_and_say_why_until_their_members_are_back() {
     let mut cluster = cluster::of(5).durable().flags(&FLAGS).start();
     cluster.expect_healthy();
-    let keys = checker::keys("key-", 60);
+    let keys = checker::keys("key-", 24);
     let through = cluster.nodes().iter().map(|node| node.library()).collect();
     let mut checker = Checker::begin(&keys, 4, through);
     checker.expect_progress();
@@ -38,17 +38,26 @@ fn partitions_without_a_majority_refuse_and_say_why_until_their_members_are_back
         cluster.node(index).kill();
     }
     let survivor = cluster.node(0).library();
-    let mut unknown = BTreeSet::new();
-    for key in &keys {
-        if bereft.contains(key) {
-            if expect_refused(&survivor, key) {
-                unknown.insert(key);
-            }
-        } else {
-            wait::until(&format!("{key}, which has a majority"), || {
-                write(&survivor, key, "by two of three").map_err(|e| e.to_string())
-            });
-        }
+    // All at once: each answer comes only when its time is over.
+    let unknown: BTreeSet<&String> = thread::scope(|scope| {
+        let refused = bereft.iter().map(|key| {
+            let survivor = &survivor;
+            let asked = scope.spawn(move || expect_refused(survivor, key));
+            (key, asked)
+        });
+        let refused: Vec<_> = refused.collect();
+        let answers = refused
+            .into_iter()
+            .map(|(key, asked)| (key, asked.join().unwrap()));
+        answers
+            .filter(|(_, unknown)| *unknown)
+            .map(|(key, _)| key)
+            .collect()
+    });
+    for key in keys.iter().filter(|key| !bereft.contains(*key)) {
+        wait::until(&format!("{key}, which has a majority"), || {
+            write(&survivor, key, "by two of three").map_err(|e| e.to_string())
+        });
     }
     // What was refused is not there when they are back; what was indeterminate may be.
     for index in 2..5 {
@@ -72,9 +81,9 @@ fn partitions_without_a_majority_refuse_and_say_why_until_their_members_are_back
             assert_eq!(found.bytes, b"by two of three", "{key}");
         }
     }
-    for key in bereft {
+    for key in &bereft {
         wait::until(&format!("{key} to be written again"), || {
-            write(&survivor, &key, "again").map_err(|e| e.to_string())
+            write(&survivor, key, "again").map_err(|e| e.to_string())
         });
     }
     cluster.expect_healthy();
