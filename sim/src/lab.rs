@@ -710,7 +710,8 @@ impl Lab {
         }
         self.traffic.1 += 1;
         if self.traffic.1 == MOST_MESSAGES {
-            let text = format!("{MOST_MESSAGES} messages within second {second}, the last a {message:?}");
+            let text =
+                format!("{MOST_MESSAGES} messages within second {second}, the last a {message:?}");
             self.verdict.object(text);
         }
         // What arrives is what can be read from bytes.

@@ -35,7 +35,10 @@ fn partitions_are_shared_out_and_written() {
         let lab = rest(lab);
         let done = lab.clients.history.iter();
         let done = done.filter(|o| matches!(o.result, Ended::Done(..))).count();
-        assert!(done > 500 && done + 8 >= lab.clients.history.len(), "{done}");
+        assert!(
+            done > 500 && done + 8 >= lab.clients.history.len(),
+            "{done}"
+        );
     }
 }
 
@@ -79,8 +82,17 @@ const FAULTS: Faults = Faults {
 fn whatever_happens() {
     for consistency in BOTH {
         for seed in 0..SEEDS {
-            let (_, objections) = plan::run(Setup::new(seed, consistency), Faults { seconds: 5, ..FAULTS });
-            assert!(objections.is_empty(), "{consistency:?} seed {seed}: {objections:#?}");
+            let (_, objections) = plan::run(
+                Setup::new(seed, consistency),
+                Faults {
+                    seconds: 5,
+                    ..FAULTS
+                },
+            );
+            assert!(
+                objections.is_empty(),
+                "{consistency:?} seed {seed}: {objections:#?}"
+            );
         }
     }
 }
@@ -105,7 +117,10 @@ fn seeds_that_failed_once() {
     ];
     for (consistency, seed) in found {
         let (_, objections) = plan::run(Setup::new(seed, consistency), FAULTS);
-        assert!(objections.is_empty(), "{consistency:?} seed {seed}: {objections:#?}");
+        assert!(
+            objections.is_empty(),
+            "{consistency:?} seed {seed}: {objections:#?}"
+        );
     }
 }
 
@@ -118,7 +133,9 @@ fn caught_within(seeds: u64, omit: Omit) {
         };
         let (_, objections) = plan::run(setup, FAULTS);
         objections.iter().any(|text| {
-            text.starts_with("durability") || text.starts_with("linearizability") || text.contains("answers for")
+            text.starts_with("durability")
+                || text.starts_with("linearizability")
+                || text.contains("answers for")
         })
     });
     assert!(caught, "nobody noticed in {seeds} seeds");

@@ -152,7 +152,8 @@ pub struct Outcome {
     /// What was there before. With its value for reads, for `want_old`, and for changes that
     /// were not made because of a condition.
     pub before: Option<Item>,
-    /// What is there now. With its value after increments and, if wanted, after `Expire`.
+    /// What is there now. With its value after increments only: an outcome never has two values,
+    /// which would be longer than a frame.
     pub after: Option<Item>,
 }
 
@@ -212,7 +213,8 @@ impl Op {
                 outcome: Outcome {
                     applied: false,
                     before: item(with_value),
-                    after: item(with_value),
+                    // The value once: a frame has room for one of the largest, not for two.
+                    after: item(false),
                 },
             })
         };
@@ -282,7 +284,7 @@ impl Op {
                 if expires == old_expiry || !only.holds(old_expiry, expires) {
                     return unchanged(*want_value);
                 }
-                written(value.clone(), expires, *want_value, *want_value)
+                written(value.clone(), expires, *want_value, false)
             }
             Self::Increment { by } => {
                 let old = match present {
@@ -388,6 +390,22 @@ mod tests {
             },
             value: Some(Bytes::from(value)),
             expires: expires.map(Wall),
+        }
+    }
+
+    #[test]
+    fn an_outcome_tells_a_value_once() {
+        let old = entry("old", None);
+        let expire = Op::Expire {
+            expiry: Expiry::After(5),
+            only: ExpiryCondition::Any,
+            want_value: true,
+        };
+        for op in [Op::Get, set(Condition::Absent), expire] {
+            let outcome = op.decide(Some(&old), NOW).unwrap().outcome;
+            let told = |item: Option<Item>| item.and_then(|item| item.value);
+            assert_eq!(told(outcome.before), Some(Bytes::from("old")), "{op:?}");
+            assert_eq!(told(outcome.after), None, "{op:?}");
         }
     }
 

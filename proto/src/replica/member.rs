@@ -114,7 +114,10 @@ impl Shard {
         let now = self.now.time;
         let replica = self.replica(p);
         let before = replica.chain.as_ref().map(|chain| chain.config.id);
-        let was_member = replica.chain.as_ref().is_some_and(|chain| chain.config.has(own));
+        let was_member = replica
+            .chain
+            .as_ref()
+            .is_some_and(|chain| chain.config.has(own));
         match &mut replica.chain {
             None if config.has(own) => replica.chain = Some(Chain::new(config.clone())),
             None => return false,

@@ -627,7 +627,10 @@ impl Shard {
         let led = self.lead(p);
         // Writes that were under way are among what was found equal: a majority has them, and so has the
         // owner, unless it is one that an earlier proposal named.
-        let changed = self.replicas.get(&p).is_some_and(|replica| replica.proposal.is_none());
+        let changed = self
+            .replicas
+            .get(&p)
+            .is_some_and(|replica| replica.proposal.is_none());
         if changed || next.owner() == self.own {
             self.writes_kept(p, next);
         }

@@ -86,7 +86,9 @@ pub fn shown(lab: &Lab) -> String {
             continue;
         };
         for shown in shard.show() {
-            let past = shard.chain_of(shown.partition).map(|chain| past(&chain.config));
+            let past = shard
+                .chain_of(shown.partition)
+                .map(|chain| past(&chain.config));
             let members: Vec<String> = shown
                 .members
                 .iter()
@@ -119,14 +121,22 @@ fn past(config: &Configuration) -> String {
     let mut text = String::new();
     for ancestor in &config.ancestors {
         let (id, over) = (ancestor.id, if ancestor.over { ", over" } else { "" });
-        text.push_str(&format!(" after {}.{:04x}{over}", id.epoch, id.branch & 0xffff));
+        text.push_str(&format!(
+            " after {}.{:04x}{over}",
+            id.epoch,
+            id.branch & 0xffff
+        ));
     }
     if let Some(into) = config.closed_into {
         text.push_str(&format!(" closed into {:04x}", into & 0xffff));
     }
     if let Some(source) = &config.unmerged {
         let id = source.id;
-        text.push_str(&format!(" unmerged {}.{:04x}", id.epoch, id.branch & 0xffff));
+        text.push_str(&format!(
+            " unmerged {}.{:04x}",
+            id.epoch,
+            id.branch & 0xffff
+        ));
     }
     text
 }
