@@ -201,7 +201,9 @@ fn the_largest_value_goes_through_any_node_and_a_larger_one_does_not() {
     let clients: Vec<Client> = cluster.nodes().iter().map(Agent::library).collect();
     let owner = cluster.owner_of("large", 0);
     let (stranger, reader) = ((owner + 1) % 3, (owner + 2) % 3);
-    let large: Vec<u8> = (0..MAX_VALUE as u64).map(|i| (i * 31 >> 7) as u8).collect();
+    let large: Vec<u8> = (0..MAX_VALUE as u64)
+        .map(|i| ((i * 31) >> 7) as u8)
+        .collect();
     let only = Precondition::None;
     let written = clients[stranger].write(b"large", &large, None, &only, Ack::All);
     written.unwrap();
