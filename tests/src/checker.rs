@@ -13,8 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kith::client::kv::Ack;
 use kith::client::{Client, ClientError, kv::Precondition};
-use kith_proto::kv::request::Ack;
 
 use crate::{agent::Agent, wait};
 

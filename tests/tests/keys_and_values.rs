@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
+use kith::client::kv::{Ack, MAX_VALUE};
 use kith::client::{Client, ClientError, kv::Precondition};
-use kith_proto::kv::{MAX_VALUE, request::Ack};
 use kith_tests::{
     agent::Agent,
     checker,
@@ -201,7 +201,9 @@ fn the_largest_value_goes_through_any_node_and_a_larger_one_does_not() {
     let clients: Vec<Client> = cluster.nodes().iter().map(Agent::library).collect();
     let owner = cluster.owner_of("large", 0);
     let (stranger, reader) = ((owner + 1) % 3, (owner + 2) % 3);
-    let large: Vec<u8> = (0..MAX_VALUE as u64).map(|i| ((i * 31) >> 7) as u8).collect();
+    let large: Vec<u8> = (0..MAX_VALUE as u64)
+        .map(|i| ((i * 31) >> 7) as u8)
+        .collect();
     let only = Precondition::None;
     let written = clients[stranger].write(b"large", &large, None, &only, Ack::All);
     written.unwrap();
@@ -257,11 +259,11 @@ fn what_is_not_possible_is_refused_with_the_reason() {
         assert_eq!(status, 400, "{method} {path}: {detail}");
         assert!(detail.contains(part), "{method} {path}: {detail}");
     }
-    let long = "k".repeat(kith_proto::kv::MAX_KEY + 1);
+    let long = "k".repeat(kith::client::kv::MAX_KEY + 1);
     let told = resp(node, &["SET", &long, "value"]);
     assert!(told.starts_with("-ERR"), "{told}");
     assert!(
-        told.contains(&kith_proto::kv::MAX_KEY.to_string()),
+        told.contains(&kith::client::kv::MAX_KEY.to_string()),
         "{told}"
     );
     let told = resp(node, &["SET", "key"]);

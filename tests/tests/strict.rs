@@ -7,8 +7,8 @@
 
 use std::{collections::BTreeSet, thread};
 
+use kith::client::kv::Ack;
 use kith::client::{Client, ClientError, kv::Precondition};
-use kith_proto::kv::request::Ack;
 use kith_tests::{
     checker::{self, Checker},
     cluster::{self, Cluster},

@@ -7,8 +7,8 @@
 
 use std::fs;
 
+use kith::client::kv::Ack;
 use kith::client::kv::Precondition;
-use kith_proto::kv::request::Ack;
 use kith_tests::{
     checker::{self, Checker},
     cluster::{self, Cluster},

@@ -1,6 +1,6 @@
 //! Keys and values of the cluster, through an agent.
 
-use kith_proto::kv::{MAX_VALUE, request::Ack};
+pub use kith_proto::kv::{MAX_KEY, MAX_VALUE, request::Ack};
 use ureq::http::{Request, Response, StatusCode, header};
 
 use super::{Client, ClientError, escaped};

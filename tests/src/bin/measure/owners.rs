@@ -4,7 +4,7 @@
 
 use std::{
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -19,6 +19,7 @@ use crate::{
     Options, Rows,
     figures::{Row, Unit},
     lab::PATIENCE,
+    seconds,
     subject::Subject,
 };
 
@@ -29,6 +30,7 @@ const KEYS: usize = 8;
 /// has been written again; then, with all copies made again, the next.
 pub(crate) fn kill(options: &Options, subject: &Subject, nodes: usize) -> Rows {
     let row = |what, unit| Row::new(what, subject, nodes, unit);
+    let mut known = row("kill -9 of an owner, last survivor knows", Unit::Seconds);
     let mut each = row("kill -9 of an owner, a key is written again", Unit::Seconds);
     let mut last = row("… the last of 8 keys", Unit::Seconds);
     let mut written = row("… writes acknowledged", Unit::Count);
@@ -47,6 +49,7 @@ pub(crate) fn kill(options: &Options, subject: &Subject, nodes: usize) -> Rows {
         let failed = outcome.is_err();
         match outcome {
             Ok(outcome) => {
+                known.add(Ok(outcome.known));
                 last.add(
                     outcome
                         .again
@@ -66,10 +69,12 @@ pub(crate) fn kill(options: &Options, subject: &Subject, nodes: usize) -> Rows {
             break;
         }
     }
-    Ok(vec![each, last, written, unknown, lost])
+    Ok(vec![known, each, last, written, unknown, lost])
 }
 
 struct Outcome {
+    /// That it has failed, by all others (seconds).
+    known: f64,
     /// Of each key (seconds).
     again: Vec<f64>,
     acknowledged: u64,
@@ -85,7 +90,8 @@ fn one(options: &Options, cluster: &mut Cluster, victim: usize) -> Result<Outcom
     wait::poll("every key to be written", PATIENCE, || checker.again())?;
     thread::sleep(Duration::from_secs(1));
 
-    let killed = Instant::now();
+    let marks = cluster.marks();
+    let (killed, killed_at) = (Instant::now(), SystemTime::now());
     checker.since(killed);
     cluster.node(victim).process().kill()?;
     let again = wait::poll("every key to be written again", PATIENCE, || {
@@ -93,6 +99,19 @@ fn one(options: &Options, cluster: &mut Cluster, victim: usize) -> Result<Outcom
     })?;
     thread::sleep(Duration::from_millis(500));
     checker.pause();
+    let name = cluster.node(victim).name();
+    let mut known = 0_f64;
+    for (index, node) in cluster
+        .nodes()
+        .iter()
+        .enumerate()
+        .filter(|(i, _)| *i != victim)
+    {
+        let told = node.wait_event("its failure", marks[index], PATIENCE, |e| {
+            e.is("member_failed", name)
+        })?;
+        known = known.max(seconds(killed_at, told.at));
+    }
     let mut lost = 0;
     for client in &through {
         let missing = checker.lost_at(client).map_err(|text| anyhow!(text))?;
@@ -124,6 +143,7 @@ fn one(options: &Options, cluster: &mut Cluster, victim: usize) -> Result<Outcom
     })?;
     thread::sleep(options.settle());
     Ok(Outcome {
+        known,
         again: again
             .iter()
             .map(|at| (*at - killed).as_secs_f64())
