@@ -13,8 +13,11 @@ mod connections;
 mod follow;
 mod guard;
 mod http;
+mod kv;
 mod metrics;
+mod operations;
 mod problem;
+pub mod resp;
 mod sse;
 pub mod token;
 
@@ -25,9 +28,10 @@ use tokio::sync::Semaphore;
 use crate::handle::Handle;
 use connections::Bounded;
 use metrics::EventCounts;
+pub use operations::Operations;
 use token::CurrentToken;
 
-/// The largest body of a request (bytes).
+/// The largest body of a request, if it is not a value (bytes).
 pub const MAX_BODY: usize = 64 * 1024;
 /// How many may follow the events at the same time.
 pub const MAX_FOLLOWERS: usize = 64;
@@ -43,6 +47,8 @@ const LAST_REQUESTS: Duration = Duration::from_secs(1);
 pub struct ApiOptions {
     /// What clients must show, if anything.
     pub token: CurrentToken,
+    /// Where work on keys is counted, and shown from.
+    pub operations: Arc<Operations>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,6 +59,7 @@ struct App {
     local: bool,
     followers: Arc<Semaphore>,
     counts: Arc<EventCounts>,
+    operations: Arc<Operations>,
 }
 
 /// Serves the interface in a thread of its own until the node has stopped; the thread ends
@@ -86,6 +93,7 @@ pub async fn serve(listener: TcpListener, handle: Handle, options: ApiOptions) -
         token: options.token,
         followers: Arc::new(Semaphore::new(MAX_FOLLOWERS)),
         counts: Arc::new(EventCounts::default()),
+        operations: options.operations,
         handle: handle.clone(),
     };
     let counting = metrics::count_events(handle.clone(), Arc::clone(&app.counts));

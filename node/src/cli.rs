@@ -10,6 +10,7 @@ mod doctor;
 mod evict;
 mod keygen;
 mod keys;
+mod kv;
 mod leave;
 mod lines;
 mod members;
@@ -59,6 +60,7 @@ type Outcome = Result<Exit, Failure>;
     disable_help_subcommand = true,
     subcommand_value_name = "COMMAND",
     override_usage = "kith COMMAND [OPTIONS]",
+    help_template = "{about}\n\n{usage-heading} {usage}\n\nCommands:\n{subcommands}{after-help}",
     after_help = "`kith COMMAND --help` has an example of each. Try `kith demo`."
 )]
 struct Cli {
@@ -80,6 +82,16 @@ enum Command {
     Ring(ring::RingArgs),
     /// Is the cluster healthy? May a member stop?
     Status(status::StatusArgs),
+    /// Read a value
+    Get(kv::GetArgs),
+    /// Store a value
+    Set(kv::SetArgs),
+    /// Delete a key
+    Del(kv::DelArgs),
+    /// Add to an integer
+    Incr(kv::IncrArgs),
+    /// List keys
+    Scan(kv::ScanArgs),
     /// Let the agent's node leave the cluster for good
     Leave(leave::LeaveArgs),
     /// Remove a member that will not come back, or must go
@@ -152,6 +164,11 @@ fn run(command: Command) -> Outcome {
         Command::Watch(args) => watch::run(&args, &mut Out::stdout()),
         Command::Ring(args) => ring::run(&args, &mut Out::stdout()),
         Command::Status(args) => status::run(&args, &mut Out::stdout()),
+        Command::Get(args) => kv::get(&args, &mut Out::stdout()),
+        Command::Set(args) => kv::set(&args, &mut Out::stdout()),
+        Command::Del(args) => kv::del(&args, &mut Out::stdout()),
+        Command::Incr(args) => kv::incr(&args, &mut Out::stdout()),
+        Command::Scan(args) => kv::scan(&args, &mut Out::stdout()),
         Command::Leave(args) => leave::run(&args, &mut Out::stdout()),
         Command::Evict(args) => evict::run(&args, &mut Out::stdout()),
         Command::Keygen(args) => keygen::run(&args, &mut Out::stdout()),

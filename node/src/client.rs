@@ -4,6 +4,7 @@
 //! endless iterator over events that finds its way back after the agent was away.
 
 pub mod events;
+pub mod kv;
 
 use std::{fmt::Write as _, path::Path, time::Duration};
 
@@ -62,8 +63,9 @@ pub enum ClientError {
         /// Its words.
         problem: Problem,
     },
-    /// The agent did not do it and said why; nothing has changed.
-    #[error("{}", .0.detail)]
+    /// The agent did not do it and said why; nothing has changed, unless
+    /// [`Problem::is_indeterminate`].
+    #[error("{}{}", if .0.is_indeterminate() { "it is not known whether this was done: " } else { "" }, .0.detail)]
     Problem(Problem),
     /// The answer is not one of an agent's.
     #[error("{agent} does not answer like an agent of this version: {problem}")]
@@ -347,9 +349,10 @@ pub fn token_from(path: &Path) -> Result<Token, String> {
 }
 
 /// Percent-encodes everything but the unreserved characters of RFC 3986.
-fn escaped(text: &str) -> String {
+fn escaped(text: impl AsRef<[u8]>) -> String {
+    let text = text.as_ref();
     let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
+    for &byte in text {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             out.push(char::from(byte));
         } else {

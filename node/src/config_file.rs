@@ -22,17 +22,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kith_proto::{config::Config, wire::keyring::Key};
+use kith_proto::{config::Config, replica::host::SyncMode, wire::keyring::Key};
 
 use crate::{
-    api::token::Token,
+    api::{resp::RespMoved, token::Token},
+    partitions::PartitionOptions,
     tls::{Certificates, CertificatesError},
 };
-use layer::{Layer, LogFormat, Origin, Origins};
+use layer::{Layer, LogFormat, Origin, Origins, Sync};
 use resolve::Resolver;
 
 /// The gossip and peer port, unless another is given.
 pub const GOSSIP_PORT: u16 = 7400;
+/// The port for Redis clients, unless another is given.
+pub const RESP_PORT: u16 = 7401;
 /// The HTTP port, unless another is given.
 pub const HTTP_PORT: u16 = 7402;
 
@@ -46,13 +49,21 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Where its HTTP interface listens.
     pub http: SocketAddr,
+    /// Where its interface for Redis clients listens.
+    pub resp: SocketAddr,
+    /// Which of those clients are sent to the owner of a key.
+    pub resp_moved: RespMoved,
+    /// The longest value taken (bytes).
+    pub max_value: usize,
+    /// When data reaches the disk.
+    pub sync: Sync,
     /// Where it keeps its state; `None` keeps nothing.
     pub data_dir: Option<PathBuf>,
     /// The cluster key.
     pub key: Option<Key>,
     /// The operator's own certificates for peer streams.
     pub certificates: Option<Certificates>,
-    /// What HTTP clients must show.
+    /// What clients must show.
     pub token: Option<Token>,
     /// Starts without key or token where that is refused otherwise.
     pub insecure: bool,
@@ -165,8 +176,21 @@ impl Sources {
 }
 
 impl Settings {
-    /// Where others reach the HTTP interface that was bound to `bound`.
-    pub fn http_told(&self, bound: SocketAddr) -> SocketAddr {
+    /// How the node keeps partitions.
+    pub fn partitions(&self) -> PartitionOptions {
+        PartitionOptions {
+            sync: Some(match self.sync {
+                Sync::Always => SyncMode::Always,
+                Sync::Interval => SyncMode::Interval,
+                Sync::Never => SyncMode::Never,
+            }),
+            max_value: self.max_value,
+            ..PartitionOptions::default()
+        }
+    }
+
+    /// Where others reach an interface that was bound to `bound`.
+    pub fn told(&self, bound: SocketAddr) -> SocketAddr {
         if bound.ip().is_unspecified() {
             SocketAddr::new(self.core.advertise.ip(), bound.port())
         } else {

@@ -34,7 +34,10 @@ use kith_proto::{
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::checked::FileError;
-pub(crate) use self::keys::{StoredKeys, choose_ring};
+pub(crate) use self::{
+    checked::replace,
+    keys::{StoredKeys, choose_ring},
+};
 use crate::clock::unix_millis;
 
 /// What begins every FORMAT file of ours.
@@ -217,7 +220,7 @@ impl Disk {
         disk.store(&durable)?;
         if is_new {
             let marker = format!("{FORMAT_PREFIX}{FORMAT}\n");
-            checked::replace(&directory.join(FORMAT_FILE), marker.as_bytes(), 0o644)?;
+            replace(&directory.join(FORMAT_FILE), marker.as_bytes(), 0o644)?;
         }
         Ok(Opened {
             disk,
@@ -226,6 +229,7 @@ impl Disk {
             restored: Restored {
                 cluster: durable.cluster,
                 peers: durable.peers,
+                founder: durable.founder,
             },
             keys,
         })
@@ -287,6 +291,7 @@ fn next_life(earlier: Option<Durable>) -> Result<Durable, DiskError> {
             generation: unix_millis(),
             cluster: None,
             peers: Vec::new(),
+            founder: false,
         },
     })
 }
@@ -350,7 +355,8 @@ fn lock(directory: &Path) -> Result<File, DiskError> {
     Ok(file)
 }
 
-fn what_would_help(error: &io::Error) -> &'static str {
+/// What to do about an error of the data directory, as sentences without the last stop.
+pub(crate) fn what_would_help(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
             "The data directory (--data-dir) must be readable and writable for the user that Kith runs \

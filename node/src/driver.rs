@@ -38,7 +38,9 @@ use crate::{
     disk::Disk,
     events::EventLog,
     handle::Request,
+    kv::TopologyNode,
     log_event,
+    partitions::{FromShard, Nodes, Partitions},
     peer::{Peers, Report},
     tls::{Certificates, TlsError, TlsSetup},
     udp::GossipSocket,
@@ -73,6 +75,9 @@ pub(crate) struct Driver {
     pub(crate) events: Arc<EventLog>,
     pub(crate) host: views::Host,
     pub(crate) counters: Arc<HostCounters>,
+    pub(crate) partitions: Partitions,
+    pub(crate) from_shards: mpsc::UnboundedReceiver<FromShard>,
+    pub(crate) departure: Option<Departure>,
     pub(crate) stopped: watch::Sender<Option<Stop>>,
 }
 
@@ -82,6 +87,16 @@ pub(crate) struct Replies {
     last: u64,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
 }
+
+/// Partitions are handed over before the node leaves.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    returning: bool,
+    until: Time,
+}
+
+/// A node that stops and will be back waits at most so long until others own its partitions.
+const HAND_OVER: Duration = Duration::from_secs(5);
 
 impl Driver {
     /// Runs until the core stops, or cannot be served any more; then sends what is queued,
@@ -93,6 +108,7 @@ impl Driver {
         drop(self.replies);
         drop(self.reports);
         self.peers.shutdown().await;
+        self.partitions.close().await;
         // The lock is given back first: whoever waits for the end may start the next life.
         drop(self.disk);
         self.stopped.send_replace(Some(stop));
@@ -104,6 +120,12 @@ impl Driver {
         loop {
             if let Some(stop) = self.carry_out() {
                 return stop;
+            }
+            if let Some(stop) = self.tell_partitions() {
+                return stop;
+            }
+            if self.has_handed_over() {
+                continue;
             }
             let wake = match self.core.poll_timeout() {
                 Some(due) => self.clock.instant(due).into(),
@@ -118,9 +140,15 @@ impl Driver {
                 },
                 Some(report) = self.reports.recv() => self.take(report),
                 Some(request) = self.requests.recv() => self.serve(request),
+                Some(what) = self.from_shards.recv() => if let Some(stop) = self.heed(what) {
+                    return stop;
+                },
                 () = timer.as_mut() => {}
             }
             self.absorb();
+            if let Some(stop) = self.absorb_shards() {
+                return stop;
+            }
             let Some(due) = self.due() else { continue };
             if let Some(stop) = self.carry_out() {
                 return stop;
@@ -215,6 +243,14 @@ impl Driver {
     }
 
     fn take(&mut self, report: Report) {
+        if let Report::Frame {
+            stream,
+            frame,
+            room,
+        } = report
+        {
+            return self.take_frame(stream, frame, room);
+        }
         let input = self.peers.take(report);
         self.feed(input);
     }
@@ -222,19 +258,33 @@ impl Driver {
     fn serve(&mut self, request: Request) {
         match request {
             Request::Agent(reply) => answer(reply, views::agent(&self.core, &self.host)),
-            Request::Members(reply) => answer(reply, views::members(&self.core, &self.host)),
-            Request::Partitions(key, reply) => {
-                answer(reply, views::partitions(&self.core, key.as_deref()));
+            Request::Members(reply) => {
+                let topology = self.partitions.topology();
+                answer(reply, views::members(&self.core, &self.host, &topology));
             }
-            Request::Status(reply) => answer(reply, views::status(&self.core)),
+            Request::Partitions(key, reply) => self.show_partitions(key, reply),
+            Request::Status(reply) => {
+                answer(
+                    reply,
+                    views::status(&self.core, &self.partitions.topology()),
+                );
+            }
             Request::SafeToStop(member, reply) => {
-                answer(reply, views::safe_to_stop(&self.core, &member));
+                let topology = self.partitions.topology();
+                answer(reply, views::safe_to_stop(&self.core, &topology, &member));
             }
             Request::Keys(reply) => answer(reply, views::keys(&self.keys)),
             Request::Counters(reply) => {
                 let mut all = views::counters(&self.core);
                 all.extend(self.counters.snapshot());
-                answer(reply, all);
+                let (shown, showing) = oneshot::channel();
+                self.partitions.show(shown);
+                tokio::spawn(async move {
+                    if let Ok(showing) = showing.await {
+                        all.extend(showing.counters);
+                    }
+                    answer(reply, all);
+                });
             }
             Request::Settings(settings, reply) => {
                 self.host.settings = settings;
@@ -260,6 +310,11 @@ impl Driver {
     }
 
     fn command(&mut self, command: Command, reply: oneshot::Sender<Answer>) {
+        if let Command::Leave { returning } = command
+            && self.hands_over(returning)
+        {
+            return answer(reply, Answer::Done);
+        }
         self.replies.last += 1;
         let request = RequestId(self.replies.last);
         self.replies.waiting.insert(request, reply);
@@ -332,5 +387,6 @@ fn broken(what: &str, error: &dyn std::error::Error) -> Stop {
     Stop::LeftUncleanly(format!("{what}: {error}"))
 }
 
+mod hand_over;
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     events::EventLog,
+    kv::Kv,
     tls::{Certificates, TlsError},
     view::{AgentView, KeyView, MemberView, PartitionView, SafeToStopView, StatusView},
 };
@@ -28,6 +29,7 @@ pub struct Handle {
     requests: mpsc::Sender<Request>,
     events: Arc<EventLog>,
     stopped: watch::Receiver<Option<Stop>>,
+    kv: Option<Kv>,
 }
 
 /// The node has stopped, so there is nobody to answer.
@@ -67,11 +69,13 @@ impl Handle {
         requests: mpsc::Sender<Request>,
         events: Arc<EventLog>,
         stopped: watch::Receiver<Option<Stop>>,
+        kv: Option<Kv>,
     ) -> Self {
         Self {
             requests,
             events,
             stopped,
+            kv,
         }
     }
 
@@ -213,6 +217,11 @@ impl Handle {
     ) -> Result<Result<(), TlsError>, Stopped> {
         self.ask(|reply| Request::Certificates(certificates, reply))
             .await
+    }
+
+    /// The keys and values of the cluster; `None` if this node has no partitions.
+    pub fn kv(&self) -> Option<&Kv> {
+        self.kv.as_ref()
     }
 
     /// What has happened, and what will: see [`EventLog`].

@@ -31,6 +31,7 @@ use crate::{
     events::EventLog,
     handle::{Handle, REQUEST_QUEUE},
     own_address::own_address,
+    partitions::{PartitionOptions, Partitions},
     peer::{Limits, Peers, REPORT_QUEUE},
     tls::TlsSetup,
     udp::{GossipSocket, bind_gossip},
@@ -61,6 +62,8 @@ pub struct NodeOptions {
     pub insecure: bool,
     /// Effective settings by name, for `GET /v1/agent`; without secrets.
     pub settings: BTreeMap<String, serde_json::Value>,
+    /// How it keeps partitions.
+    pub partitions: PartitionOptions,
 }
 
 /// A node could not be started. Nothing of it runs.
@@ -124,6 +127,9 @@ pub fn stop_exit_code(stop: &Stop) -> u8 {
 pub struct Node;
 
 impl Node {
+    /// Whether nodes have partitions, so that [`Handle::kv`] gives something.
+    pub(crate) const HAS_KEYS: bool = true;
+
     /// Starts a node on the current tokio runtime, and returns once it speaks; it joins in the
     /// background ([`Handle::events`] tells how that goes).
     ///
@@ -141,6 +147,7 @@ impl Node {
             certificates,
             insecure,
             settings,
+            partitions,
         } = options;
         config.validate()?;
         let (udp, listener) = bind_gossip(listen)?;
@@ -184,6 +191,7 @@ impl Node {
             limits,
             Arc::clone(&counters),
         );
+        let (partitions, kv, from_shards) = Partitions::new(node, data_dir, partitions, clock);
         let driver = Driver {
             core,
             clock,
@@ -198,10 +206,13 @@ impl Node {
             events: Arc::clone(&events),
             host: views::Host { clock, settings },
             counters,
+            partitions,
+            from_shards,
+            departure: None,
             stopped,
         };
         tokio::spawn(driver.run());
-        Ok(Handle::new(requester, events, stop))
+        Ok(Handle::new(requester, events, stop, Some(kv)))
     }
 }
 
@@ -273,6 +284,7 @@ mod tests {
             certificates: None,
             insecure: false,
             settings: BTreeMap::new(),
+            partitions: PartitionOptions::default(),
         }
     }
 

@@ -4,11 +4,13 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 pub use kith_proto::members::table::Status;
 use kith_proto::{
     config::ClusterSettings,
     event::{Event, Severity},
     id::{ClusterId, NodeId, PartitionId},
+    kv::version::Version,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,21 +53,30 @@ pub struct MemberView {
 }
 
 /// `GET /v1/partitions`: one of the list. Members are named.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionView {
     /// Number.
     pub id: PartitionId,
     /// First and last slot of its range.
     pub slots: [u16; 2],
-    /// Who owns it according to the view; `None` while nobody is there.
+    /// Of its configuration: grows with each one.
+    pub epoch: u64,
+    /// Of its configuration: random, another one after a split (16 hexadecimal digits).
+    pub branch: String,
+    /// Who owns it; `None` while that is unknown.
     pub owner: Option<String>,
     /// Who backs it up, nearest successor first.
     pub backups: Vec<String>,
-    /// `proposed`: computed from the members in view. (Installed configurations and data come
-    /// with replication.)
+    /// What this node does for it: `owner`, `backup`, `elsewhere`, or what is going on.
     pub state: String,
     /// Why it is in that state.
     pub reason: String,
+    /// Entries kept here, deleted ones included for a while.
+    pub keys: u64,
+    /// What they take (bytes), about.
+    pub bytes: u64,
+    /// Copies being compared or made by this node.
+    pub transfers: usize,
 }
 
 /// `GET /v1/status`.
@@ -170,13 +181,80 @@ pub struct EventView {
     pub event: Event,
 }
 
-/// An error, as RFC 9457 problem details.
+/// The answer to `POST /v1/kv/{key}?incr=N`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountedView {
+    /// The sum.
+    pub value: i64,
+    /// Its version.
+    pub version: String,
+}
+
+/// `GET /v1/kv`: a page of keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanView {
+    /// Keys, in an order of their own.
+    pub keys: Vec<KeyInScanView>,
+    /// What to give as `after` for the next page; `None` if this is the last.
+    pub next: Option<String>,
+}
+
+/// A key of a scan. One of the first two fields is there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyInScanView {
+    /// The key, if it is UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The key in base64, if it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_base64: Option<String>,
+    /// Its version.
+    pub version: String,
+}
+
+impl KeyInScanView {
+    /// Of that key.
+    pub fn new(key: &[u8], version: Version) -> Self {
+        let text = std::str::from_utf8(key).ok().map(str::to_owned);
+        let encoded = text.is_none().then(|| STANDARD.encode(key));
+        Self {
+            key: text,
+            key_base64: encoded,
+            version: version.to_string(),
+        }
+    }
+
+    /// The key's bytes; `None` if neither field has them.
+    pub fn bytes(&self) -> Option<Vec<u8>> {
+        match (&self.key, &self.key_base64) {
+            (Some(key), _) => Some(key.clone().into_bytes()),
+            (None, Some(encoded)) => STANDARD.decode(encoded).ok(),
+            (None, None) => None,
+        }
+    }
+}
+
+/// An error, as RFC 9457 problem details.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
+    /// What programs can tell it by, where the status does not say enough:
+    /// [`Self::INDETERMINATE`].
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// What kind of problem, for people.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
     /// What happened this time, and what would help.
     pub detail: String,
+}
+
+impl Problem {
+    /// The type of a change of which it is not known whether it was made, or may yet be.
+    pub const INDETERMINATE: &str = "urn:kith:problem:indeterminate";
+
+    /// Whether it is not known what has changed. With every other problem nothing has.
+    pub fn is_indeterminate(&self) -> bool {
+        self.kind.as_deref() == Some(Self::INDETERMINATE)
+    }
 }

@@ -5,17 +5,22 @@ use std::collections::BTreeMap;
 use kith_proto::{
     core::Core,
     event::Transport,
-    id::NodeId,
+    id::{NodeId, PartitionId},
     members::table::Entry,
-    placement::{self, Assignment},
+    placement,
+    replica::show::Shown,
     wire::keyring::Keyring,
 };
 use serde_json::Value;
 
 use crate::{
     clock::{Clock, rfc3339},
+    kv::Topology,
     view::{AgentView, KeyView, MemberView, PartitionView, SafeToStopView, Status, StatusView},
 };
+
+/// Owned partitions and backups, by node.
+type Counts = BTreeMap<NodeId, (usize, usize)>;
 
 /// What the host knows and the core does not.
 #[derive(Debug)]
@@ -47,20 +52,39 @@ pub(crate) fn agent(core: &Core, host: &Host) -> AgentView {
 }
 
 /// Everybody whose record is known, by name.
-pub(crate) fn members(core: &Core, host: &Host) -> Vec<MemberView> {
+pub(crate) fn members(core: &Core, host: &Host, topology: &Topology) -> Vec<MemberView> {
+    let counts = counts(topology);
     let mut members: Vec<MemberView> = core
         .table()
         .iter()
-        .filter_map(|entry| member(core, host, entry))
+        .filter_map(|entry| member(core, host, &counts, entry))
         .collect();
     members.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     members
 }
 
-fn member(core: &Core, host: &Host, entry: &Entry) -> Option<MemberView> {
+/// Owned partitions and backups of each node.
+fn counts(topology: &Topology) -> Counts {
+    let mut counts = Counts::new();
+    for members in &topology.partitions {
+        for (place, id) in members.iter().enumerate() {
+            let (owned, backups) = counts.entry(*id).or_default();
+            *if place == 0 { owned } else { backups } += 1;
+        }
+    }
+    counts
+}
+
+/// Names of all members, by id.
+pub(crate) fn names(core: &Core) -> BTreeMap<NodeId, String> {
+    let named = |entry: &Entry| (entry.identity.id, entry.name());
+    core.table().iter().map(named).collect()
+}
+
+fn member(core: &Core, host: &Host, counts: &Counts, entry: &Entry) -> Option<MemberView> {
     let record = entry.record.as_ref()?;
     let id = entry.identity.id;
-    let (owned, backups) = core.assignment().counts(id);
+    let (owned, backups) = counts.get(&id).copied().unwrap_or_default();
     Some(MemberView {
         name: record.name.clone(),
         id,
@@ -81,35 +105,51 @@ fn member(core: &Core, host: &Host, entry: &Entry) -> Option<MemberView> {
     })
 }
 
-/// All partitions, or only the one that holds `key`.
-pub(crate) fn partitions(core: &Core, key: Option<&[u8]>) -> Vec<PartitionView> {
-    let assignment = core.assignment();
-    let Ok(partitions) = u16::try_from(assignment.partitions()) else {
+/// All partitions, or only the one that holds `key`; of those kept here what they are in.
+pub(crate) fn partitions(
+    shown: &[Shown],
+    partitions: Option<u16>,
+    names: &BTreeMap<NodeId, String>,
+    key: Option<&[u8]>,
+) -> Vec<PartitionView> {
+    let Some(partitions) = partitions else {
         return Vec::new();
     };
-    if partitions == 0 {
-        return Vec::new();
-    }
     let only = key.map(|key| placement::partition_of(key, partitions));
-    let name = |id: &NodeId| core.table().name_of(*id);
-    assignment
-        .iter()
-        .filter(|(partition, _)| only.is_none_or(|only| only == *partition))
-        .map(|(partition, members)| {
+    let name = |id: &NodeId| names.get(id).cloned().unwrap_or_else(|| id.to_string());
+    let known: BTreeMap<PartitionId, &Shown> = shown.iter().map(|s| (s.partition, s)).collect();
+    (0..partitions)
+        .filter(|partition| only.is_none_or(|only| only == *partition))
+        .map(|partition| {
             let (first, last) = placement::slots(partition, partitions);
+            let slots = [first, last];
+            let Some(shown) = known.get(&partition) else {
+                return PartitionView {
+                    id: partition,
+                    slots,
+                    state: "unknown".to_owned(),
+                    reason: "no owner has told of it yet".to_owned(),
+                    ..PartitionView::default()
+                };
+            };
             PartitionView {
                 id: partition,
-                slots: [first, last],
-                owner: members.first().map(name),
-                backups: members.iter().skip(1).map(name).collect(),
-                state: "proposed".to_owned(),
-                reason: "placed by the members in view".to_owned(),
+                slots,
+                epoch: shown.id.epoch,
+                branch: format!("{:016x}", shown.id.branch),
+                owner: shown.members.first().map(name),
+                backups: shown.members.iter().skip(1).map(name).collect(),
+                state: shown.state.to_owned(),
+                reason: shown.reason.clone(),
+                keys: shown.entries,
+                bytes: shown.bytes,
+                transfers: shown.transfers,
             }
         })
         .collect()
 }
 
-pub(crate) fn status(core: &Core) -> StatusView {
+pub(crate) fn status(core: &Core, topology: &Topology) -> StatusView {
     let mut members: BTreeMap<String, usize> = BTreeMap::new();
     let mut problems = Vec::new();
     for entry in core.table().iter().filter(|entry| entry.record.is_some()) {
@@ -152,14 +192,32 @@ pub(crate) fn status(core: &Core) -> StatusView {
         .cluster()
         .map_or(core.config().settings, |cluster| cluster.settings);
     let wanted = usize::from(settings.copies);
-    let assignment = core.assignment();
-    let under_replicated = assignment
-        .iter()
-        .filter(|(_, members)| members.len() < wanted)
-        .count();
-    if under_replicated > 0 {
+    let living = |member: &&NodeId| core.table().get(**member).is_some_and(Entry::is_living);
+    let mut under_replicated = 0;
+    let mut unknown = 0;
+    let mut lost = Vec::new();
+    for (partition, members) in topology.partitions.iter().enumerate() {
+        if members.is_empty() {
+            unknown += 1;
+            continue;
+        }
+        let copies = members.iter().filter(living).count();
+        under_replicated += usize::from(copies < wanted);
+        if copies == 0 {
+            lost.push(partition.to_string());
+        }
+    }
+    if unknown > 0 {
+        problems.push(format!("nobody has told yet who owns {unknown} partitions"));
+    }
+    if !lost.is_empty() {
         problems.push(format!(
-            "{under_replicated} partitions have fewer places than the {wanted} copies wanted: \
+            "no living member is known to have partitions {}: bring back those that had them (`kith ring`)",
+            lost.join(", ")
+        ));
+    } else if under_replicated > 0 {
+        problems.push(format!(
+            "{under_replicated} partitions have fewer than the {wanted} copies wanted: \
              {} members take part",
             core.living()
         ));
@@ -177,27 +235,35 @@ pub(crate) fn status(core: &Core) -> StatusView {
     }
 }
 
-/// Whether every partition keeps a place elsewhere if that member stops.
-pub(crate) fn safe_to_stop(core: &Core, member: &str) -> Option<SafeToStopView> {
+/// Whether every partition keeps a copy elsewhere if that member stops.
+pub(crate) fn safe_to_stop(
+    core: &Core,
+    topology: &Topology,
+    member: &str,
+) -> Option<SafeToStopView> {
     let entry = core.table().find(member)?;
-    let alone = alone_at(core.assignment(), entry.identity.id);
-    let reason = if alone == 0 {
-        "every partition has a place on some other member".to_owned()
+    let id = entry.identity.id;
+    let elsewhere = |members: &&Vec<NodeId>| {
+        let others = members.iter().filter(|other| **other != id);
+        let mut living = others.filter_map(|other| core.table().get(*other));
+        living.any(Entry::is_living)
+    };
+    let unknown = topology.partitions.iter().filter(|m| m.is_empty()).count();
+    let held = topology.partitions.iter().filter(|m| m.contains(&id));
+    let alone = held.filter(|members| !elsewhere(members)).count();
+    let known = unknown == 0 && !topology.is_empty();
+    let reason = if !known {
+        "this node does not know yet who has which partition: ask again in a moment".to_owned()
+    } else if alone == 0 {
+        "every partition has a copy on some other living member".to_owned()
     } else {
-        format!("{alone} partitions have a place on no other member")
+        format!("{alone} partitions have a copy on no other living member")
     };
     Some(SafeToStopView {
         member: entry.name(),
-        safe: alone == 0,
+        safe: known && alone == 0,
         reason,
     })
-}
-
-fn alone_at(assignment: &Assignment, id: NodeId) -> usize {
-    assignment
-        .iter()
-        .filter(|(_, members)| !members.is_empty() && members.iter().all(|member| *member == id))
-        .count()
 }
 
 /// The ids of the keys, the one that seals first.

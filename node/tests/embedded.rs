@@ -32,6 +32,7 @@ async fn start(number: u8, seeds: &[String]) -> Handle {
         certificates: None,
         insecure: false,
         settings: BTreeMap::new(),
+        partitions: Default::default(),
     };
     Node::start(options).await.unwrap()
 }

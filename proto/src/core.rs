@@ -21,7 +21,7 @@
 //! | `direct` | pings, nacks and whatever else one member says to one other |
 //! | `leave` | stopping, leaving, evicting |
 //! | `keys`, `key_round` | rotation, and asking every member for it |
-//! | `ring` | whose is what, in this node's view |
+//! | `ring`, `partition_view` | whose is what, in this node's view; what partitions are told |
 //! | `datagrams`, `outgoing`, `view` | opening and sealing; what leaves; what is shown |
 //!
 //! A host calls [`Core::handle`] for everything that happened, oldest first, then drains
@@ -44,6 +44,7 @@ mod lost;
 mod mesh;
 mod news;
 mod outgoing;
+mod partition_view;
 mod ring;
 mod streams;
 mod sync;
@@ -146,6 +147,7 @@ pub struct Core {
     removed_keys: VecDeque<KeyId>,
     claimed: Option<Time>,
     ring: Ring,
+    partition_view: partition_view::Last,
     persisted_peers: Vec<SocketAddr>,
     /// When this node last found that it was late.
     excused: Time,
@@ -220,6 +222,7 @@ impl Core {
             removed_keys: VecDeque::new(),
             claimed: None,
             ring: Ring::default(),
+            partition_view: partition_view::Last::default(),
             persisted_peers: Vec::new(),
             excused: Time::ZERO,
             restored,
@@ -316,6 +319,10 @@ impl Core {
                 self.reply(request, Answer::Done);
                 self.leave(now, returning);
                 None
+            }
+            Command::Depart { returning } => {
+                self.depart(now, returning);
+                Some(Answer::Done)
             }
             Command::Evict { member } => Some(self.evict(now, &member)),
             Command::Reload { tags, weight } => Some(self.reload(now, tags, weight)),

@@ -197,6 +197,60 @@ pub enum Event {
         #[serde(skip_serializing_if = "Option::is_none", default)]
         from: Option<String>,
     },
+    /// This node owns a partition now, because its owner failed.
+    PartitionTakenOver {
+        /// Which.
+        partition: PartitionId,
+        /// The name of the owner that failed.
+        from: String,
+        /// The epoch of the new configuration.
+        epoch: u64,
+        /// From the beginning of the take-over until requests were answered (milliseconds).
+        took_ms: u64,
+        /// Entries that it holds.
+        entries: u64,
+    },
+    /// One line for people about all partitions that this node took over from one member.
+    TakeoverSummary {
+        /// The name of the owner that failed.
+        from: String,
+        /// How many partitions.
+        partitions: usize,
+        /// Until requests for the last of them were answered, from the beginning of its take-over
+        /// (milliseconds).
+        took_ms: u64,
+    },
+    /// This node has given a partition to another one on purpose.
+    PartitionHandedOver {
+        /// Which.
+        partition: PartitionId,
+        /// The name of the new owner.
+        to: String,
+        /// The epoch of the new configuration.
+        epoch: u64,
+        /// From the beginning of the change until it was decided (milliseconds).
+        took_ms: u64,
+    },
+    /// A key was written on both sides of a split: the later version stays.
+    PartitionConflict {
+        /// The partition.
+        partition: PartitionId,
+        /// The key; bytes that are no text are replaced.
+        key: String,
+        /// The version that stays.
+        kept: String,
+        /// The version that is dropped.
+        lost: String,
+    },
+    /// What was written on the other side of a split has been taken over.
+    PartitionJoined {
+        /// The partition.
+        partition: PartitionId,
+        /// Entries taken over.
+        entries: u64,
+        /// Keys written on both sides.
+        conflicts: u64,
+    },
     /// One line for people about all partitions whose place has changed together.
     AssignmentSummary {
         /// Members that share the work now.
@@ -230,7 +284,10 @@ impl Event {
     /// How much a reader of the log should care.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::PartitionAssigned { .. } => Severity::Debug,
+            Self::PartitionAssigned { .. }
+            | Self::PartitionTakenOver { .. }
+            | Self::PartitionHandedOver { .. }
+            | Self::PartitionJoined { .. } => Severity::Debug,
             Self::AgentReady { .. }
             | Self::MemberJoined { .. }
             | Self::MemberRejoined { .. }
@@ -240,11 +297,13 @@ impl Event {
             | Self::MemberUnblocked { .. }
             | Self::ClusterHealed { .. }
             | Self::AssignmentSummary { .. }
+            | Self::TakeoverSummary { .. }
             | Self::KeysChanged { .. } => Severity::Info,
             Self::JoinWaiting { .. }
             | Self::MemberFailed { .. }
             | Self::MemberEvicted { .. }
             | Self::MemberHalfBlocked { .. }
+            | Self::PartitionConflict { .. }
             | Self::Warning { .. } => Severity::Warn,
         }
     }

@@ -114,6 +114,12 @@ pub enum Command {
         /// True if the node will be back (SIGTERM): others wait before they make new copies.
         returning: bool,
     },
+    /// Make it known that this node is about to leave: others take its partitions over while it still
+    /// serves them. [`Command::Leave`] follows.
+    Depart {
+        /// As there.
+        returning: bool,
+    },
     /// Remove a member that will not come back, or a live one that must go.
     Evict {
         /// Its name, or its id as 16 hexadecimal digits.

@@ -3,7 +3,10 @@
 //! An [`crate::output::Output::Persist`] carries the whole of [`Durable`]. The host writes
 //! it atomically (all of it or nothing, also at a power cut) before it carries out
 //! anything that comes after, and hands it back as [`Restored`] at the next start. With
-//! `--ephemeral` nothing is kept and `Restored` is empty.
+//! `--ephemeral` nothing is kept and `Restored` is empty. What partitions hold is kept apart:
+//! see [`partitions`].
+
+pub mod partitions;
 
 use std::net::SocketAddr;
 
@@ -41,6 +44,9 @@ pub struct Durable {
     /// Addresses of peers, those heard from most recently first, failed ones too; at most
     /// [`MAX_KNOWN_PEERS`].
     pub peers: Vec<SocketAddr>,
+    /// This node bootstrapped the cluster: the first configurations of partitions are its to mint.
+    #[serde(default)]
+    pub founder: bool,
 }
 
 /// What an earlier life left behind.
@@ -50,4 +56,6 @@ pub struct Restored {
     pub cluster: Option<Cluster>,
     /// Addresses at which peers were.
     pub peers: Vec<SocketAddr>,
+    /// This node bootstrapped the cluster.
+    pub founder: bool,
 }

@@ -12,6 +12,7 @@
 //! - [`check`]: the promises, one file each.
 //! - [`run`]: one run, from start to rest; [`report`]: what it has shown; [`trace`] and
 //!   [`view`]: for whoever looks at a failure.
+//! - [`lab`]: partition cores without the rest, thousands of runs in seconds.
 //! - [`options`], [`many`], [`compare`], [`progress`]: the command line around it.
 
 pub mod check;
@@ -19,6 +20,7 @@ pub mod command;
 pub mod compare;
 pub mod fault;
 pub mod host;
+pub mod lab;
 pub mod many;
 pub mod network;
 pub mod options;

@@ -5,6 +5,7 @@ mod spec;
 use std::{net::SocketAddr, process::Command, time::Duration};
 
 use anyhow::{Context, Result};
+use kith::client::Client;
 use kith::view::{AgentView, KeyView, MemberView, PartitionView, Status, StatusView};
 use serde_json::Value;
 
@@ -27,6 +28,8 @@ pub struct Ready {
     pub gossip: SocketAddr,
     /// HTTP address.
     pub http: SocketAddr,
+    /// RESP address.
+    pub resp: SocketAddr,
     /// How many members it knows, itself included.
     pub members: u64,
     /// The event itself.
@@ -186,6 +189,7 @@ impl Agent {
                 .context("agent_ready: generation")?,
             gossip: address("gossip")?,
             http: address("http")?,
+            resp: address("resp")?,
             members: event.number("members").context("agent_ready: members")?,
             event,
         })
@@ -231,6 +235,18 @@ impl Agent {
             .arg("--agent")
             .arg(format!("http://{}", self.http()?));
         Ok(command)
+    }
+
+    /// The client library's way to ask this agent.
+    ///
+    /// # Panics
+    /// If it does not become a member.
+    #[track_caller]
+    pub fn library(&self) -> Client {
+        match Client::new(&self.url(), None) {
+            Ok(client) => client,
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// `GET /v1/members`.

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kith::view::KeyView;
 use tempfile::TempDir;
@@ -19,7 +19,7 @@ use crate::{
     log::Event,
     process,
     proxy::Network,
-    wait,
+    wait::{self, Timeout},
 };
 
 /// What kind of cluster.
@@ -283,6 +283,74 @@ impl Cluster {
         }
     }
 
+    /// Waits until each of these nodes knows of each partition that it has all copies wanted,
+    /// every one of them on one of these nodes.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    #[track_caller]
+    pub fn expect_copies_on(&self, indices: &[usize]) {
+        if let Err(timeout) = self.wait_copies_on(indices) {
+            panic!("{timeout}");
+        }
+    }
+
+    /// [`Self::expect_copies_on`] for what is no test.
+    ///
+    /// # Errors
+    /// [`Timeout`] if that does not come about.
+    pub fn wait_copies_on(&self, indices: &[usize]) -> Result<(), Timeout> {
+        let names: Vec<&str> = indices.iter().map(|&i| self.agents[i].name()).collect();
+        for &index in indices {
+            let agent = &self.agents[index];
+            let what = format!("{} to see all copies on {names:?}", agent.name());
+            // Copies of what has failed are made again only after a while.
+            wait::poll(&what, wait::PATIENCE * 3, || {
+                copies_on(agent, &names).map_err(|error| format!("{error:#}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every node says that the cluster is healthy, with all copies, as
+    /// `kith status` has it.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    #[track_caller]
+    pub fn expect_healthy(&self) {
+        self.expect_copies_on(&(0..self.agents.len()).collect::<Vec<_>>());
+        for agent in &self.agents {
+            wait::until(
+                &format!("{} to see a healthy cluster", agent.name()),
+                || {
+                    let command = agent.client(&["status"]);
+                    let told = command.and_then(|mut command| process::run(&mut command));
+                    match told {
+                        Ok((0, _)) => Ok(()),
+                        Ok((code, text)) => Err(format!("code {code}: {text}")),
+                        Err(error) => Err(format!("{error:#}")),
+                    }
+                },
+            );
+        }
+    }
+
+    /// The index of the node that owns a key, as `asked` knows it.
+    ///
+    /// # Panics
+    /// If nobody is known to.
+    #[track_caller]
+    pub fn owner_of(&self, key: &str, asked: usize) -> usize {
+        let client = self.agents[asked].library();
+        wait::until(&format!("an owner of {key}"), || {
+            let found = client.partitions(Some(key)).map_err(|e| e.to_string())?;
+            let owner = found.first().and_then(|view| view.owner.as_deref());
+            let index = self.agents.iter().position(|a| Some(a.name()) == owner);
+            index.ok_or_else(|| format!("{found:?}"))
+        })
+    }
+
     /// Waits until every other node has logged that event about a node, after the marks.
     ///
     /// # Panics
@@ -343,6 +411,23 @@ impl Cluster {
             agent.forbid(mark, &events.join(" or "), |e| events.contains(&e.name()));
         }
     }
+}
+
+/// Whether that agent knows of each partition that all copies wanted are on these nodes.
+fn copies_on(agent: &Agent, names: &[&str]) -> Result<()> {
+    let status = agent.status()?;
+    let partitions = agent.partitions()?;
+    if partitions.is_empty() {
+        bail!("no partitions");
+    }
+    for view in partitions {
+        let members = view.owner.iter().chain(&view.backups);
+        let there = members.filter(|m| names.contains(&m.as_str())).count();
+        if there != status.copies || view.backups.len() + 1 != there {
+            bail!("{view:?}");
+        }
+    }
+    Ok(())
 }
 
 /// A key as the text of a key file; each number gives another.

@@ -15,6 +15,7 @@
 //! - [`http`]: the small HTTP client behind those questions;
 //! - [`authority`]: certificates as an operator would have them;
 //! - [`cluster`]: several agents that find each other;
+//! - [`checker`]: clients that write all the time, and know what must be there;
 //! - [`proxy`]: a network between agents that can be cut, without privileges;
 //! - [`netns`]: the same with network namespaces, faithful down to the kernel, for root only.
 //!
@@ -23,6 +24,7 @@
 pub mod agent;
 pub mod authority;
 pub mod binary;
+pub mod checker;
 pub mod cluster;
 pub mod host;
 pub mod http;

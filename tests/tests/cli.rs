@@ -53,7 +53,14 @@ fn tables_for_people_and_json_for_programs() {
     let one = expect_json(&cluster, &["ring", "--json", "--key", "foo"]);
     assert!(one.to_string().contains("\"id\":190"), "{one}");
 
-    let status = expect_json(&cluster, &["status", "--json"]);
+    let status = wait::until("all copies to be made", || {
+        let status = cluster.node(1).status().map_err(|e| format!("{e:#}"))?;
+        if status.healthy {
+            Ok(expect_json(&cluster, &["status", "--json"]))
+        } else {
+            Err(format!("{:?}", status.problems))
+        }
+    });
     assert_eq!(status["healthy"], true, "{status}");
     let safe = ["status", "--safe-to-stop", "n3"];
     expect_success(&mut cluster.node(1).client(&safe).unwrap());

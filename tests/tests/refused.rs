@@ -215,6 +215,13 @@ fn expect_refusal(agent: &Agent, code: i32, words: &[&str]) {
 
 fn agent_command() -> Command {
     let mut command = binary::command().unwrap();
-    command.args(["agent", "--ephemeral", "--http", "127.0.0.1:0"]);
+    command.args([
+        "agent",
+        "--ephemeral",
+        "--http",
+        "127.0.0.1:0",
+        "--resp",
+        "127.0.0.1:0",
+    ]);
     command
 }

@@ -16,12 +16,14 @@ use axum::{
 };
 
 use super::{ANSWER_TIMEOUT, App, MAX_BODY, problem::Failure, token::Token};
+use crate::kv::Kv;
 
 /// Lets a request through, or answers it with why not.
 pub(super) async fn check(State(app): State<App>, request: Request, next: Next) -> Response {
     let open = request.uri().path() == "/healthz";
     let wanted = app.token.get();
-    let checked = size(request.headers())
+    let limit = body_limit(&app, request.uri().path());
+    let checked = size(limit, request.headers())
         .and_then(|()| token(wanted.as_deref().filter(|_| !open), request.headers()))
         .and_then(|()| match wanted {
             // Whoever knows the token is no page of a stranger.
@@ -33,22 +35,26 @@ pub(super) async fn check(State(app): State<App>, request: Request, next: Next) 
     }
     match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(_elapsed) => Failure::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "no answer",
-            "the node did not answer in time; the command may still take effect",
-        )
-        .into_response(),
+        Err(_elapsed) => {
+            let text = "the node did not answer in time; the command may still take effect";
+            Failure::indeterminate(text).into_response()
+        }
     }
 }
 
+/// Values may be larger than everything else.
+fn body_limit(app: &App, path: &str) -> usize {
+    let kv = app.handle.kv().filter(|_| path.starts_with("/v1/kv/"));
+    kv.map_or(MAX_BODY, Kv::max_value)
+}
+
 /// A body that says that it is too large need not come at all.
-fn size(headers: &HeaderMap) -> Result<(), Failure> {
+fn size(limit: usize, headers: &HeaderMap) -> Result<(), Failure> {
     let told: Option<usize> = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok()?.parse().ok());
     match told {
-        Some(length) if length > MAX_BODY => Err(Failure::too_large()),
+        Some(length) if length > limit => Err(Failure::too_large(limit)),
         _ => Ok(()),
     }
 }

@@ -18,8 +18,8 @@ use kith_proto::{
 };
 use serde::Deserialize;
 
-use super::{App, MAX_BODY, guard, metrics, problem::Failure, sse};
-use crate::view::KeysChangeView;
+use super::{App, MAX_BODY, guard, kv, metrics, problem::Failure, sse};
+use crate::{kv::Kv, view::KeysChangeView};
 
 type Answered<T> = Result<Json<T>, Failure>;
 
@@ -38,11 +38,21 @@ pub(super) fn router(app: App) -> Router {
         .route("/v1/evict/{name}", post(evict))
         .route("/v1/keys", get(keys).post(change_keys))
         .route("/v1/keys/{id}", delete(remove_key))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .route("/v1/kv", get(kv::scan))
+        .merge(values(app.handle.kv().map_or(MAX_BODY, Kv::max_value)))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn_with_state(app.clone(), guard::check))
         .with_state(app)
+}
+
+/// Paths of keys, whose bodies may be as large as a value.
+fn values(max_value: usize) -> Router<App> {
+    let of_key = get(kv::get).put(kv::put).delete(kv::delete).post(kv::post);
+    Router::new()
+        .route("/v1/kv/{*key}", of_key)
+        .layer(DefaultBodyLimit::max(max_value))
 }
 
 /// The node answers, whatever its state.

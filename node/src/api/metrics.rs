@@ -78,7 +78,10 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Failure>
     let members = app.handle.members().await?;
     let status = app.handle.status().await?;
     let counters = app.handle.counters().await?;
-    let text = write(&agent, &members, &status, &counters, &app.counts).map_err(|e| {
+    let mut registry = Registry::with_prefix("kith");
+    app.operations.register(&mut registry);
+    let written = write(registry, &agent, &members, &status, &counters, &app.counts);
+    let text = written.map_err(|e| {
         Failure::new(
             axum::http::StatusCode::INTERNAL_SERVER_ERROR,
             "error",
@@ -91,13 +94,13 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Failure>
 type Labels = Vec<(&'static str, String)>;
 
 fn write(
+    mut registry: Registry,
     agent: &AgentView,
     members: &[MemberView],
     status: &StatusView,
     counters: &BTreeMap<&'static str, u64>,
     events: &EventCounts,
 ) -> Result<String, fmt::Error> {
-    let mut registry = Registry::with_prefix("kith");
     let build = Info::new(vec![("version", agent.version.clone())]);
     registry.register("build", "The software that runs", build);
 

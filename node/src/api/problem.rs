@@ -9,17 +9,23 @@ use axum::{
 use super::MAX_BODY;
 use crate::{handle::Stopped, view::Problem};
 
-/// A request that was not done. Nothing has changed, whatever the status.
+/// A request that was not done. Nothing has changed, whatever the status, but for
+/// [`Failure::indeterminate`].
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
+    kind: Option<&'static str>,
     status: StatusCode,
     title: &'static str,
     detail: String,
 }
 
+/// After how many seconds a request that could not be served is worth trying again.
+const RETRY_AFTER: &str = "1";
+
 impl Failure {
     pub(super) fn new(status: StatusCode, title: &'static str, detail: impl Into<String>) -> Self {
         Self {
+            kind: None,
             status,
             title,
             detail: detail.into(),
@@ -39,9 +45,22 @@ impl Failure {
         Self::new(StatusCode::CONFLICT, "refused", detail)
     }
 
-    pub(super) fn too_large() -> Self {
-        let detail = format!("a body may have {MAX_BODY} bytes at most");
+    pub(super) fn too_large(limit: usize) -> Self {
+        let detail = format!("a body may have {limit} bytes at most here");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too large", detail)
+    }
+
+    /// It cannot be served now; the text says why.
+    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", detail)
+    }
+
+    /// It was begun, and whether it was done is not known.
+    pub(super) fn indeterminate(detail: impl Into<String>) -> Self {
+        Self {
+            kind: Some(Problem::INDETERMINATE),
+            ..Self::new(StatusCode::GATEWAY_TIMEOUT, "indeterminate", detail)
+        }
     }
 
     pub(super) fn busy(detail: impl Into<String>) -> Self {
@@ -74,7 +93,7 @@ impl From<PathRejection> for Failure {
 impl From<BytesRejection> for Failure {
     fn from(rejection: BytesRejection) -> Self {
         if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            return Self::too_large();
+            return Self::too_large(MAX_BODY);
         }
         Self::bad_request(rejection.body_text())
     }
@@ -83,6 +102,7 @@ impl From<BytesRejection> for Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let problem = Problem {
+            kind: self.kind.map(str::to_owned),
             title: self.title.to_owned(),
             status: self.status.as_u16(),
             detail: self.detail,
@@ -93,6 +113,9 @@ impl IntoResponse for Failure {
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/problem+json"),
         );
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER));
+        }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }

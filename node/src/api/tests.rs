@@ -1,6 +1,7 @@
 //! The interface over real sockets, with a task in the place of the driver.
 
 mod fake;
+mod kv;
 
 use std::thread;
 
@@ -124,6 +125,7 @@ fn another_token_counts_from_the_next_request_on() {
     let token = CurrentToken::default();
     let fake = Fake::start(ApiOptions {
         token: token.clone(),
+        ..ApiOptions::default()
     });
     let old = fake.client();
     let mut events = old.events(None).unwrap();

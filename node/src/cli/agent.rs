@@ -1,7 +1,7 @@
 //! `kith agent`: a node in the foreground.
 //!
 //! ```text
-//!   settings ─► log ─► HTTP socket ─► node ─► HTTP thread ─► signals ... ─► stopped ─► exit code
+//!   settings ─► log ─► client sockets ─► node ─► their threads ─► signals ... ─► stopped ─► exit code
 //! ```
 //!
 //! SIGTERM and SIGINT: the node stops, but will be back. A second one ends the process at
@@ -13,6 +13,7 @@ mod reload;
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
@@ -27,7 +28,11 @@ use tokio::{
 
 use super::{Exit, Failure, Outcome, out, out::Out};
 use crate::{
-    api::{self, ApiOptions, token::CurrentToken},
+    api::{
+        self, ApiOptions, Operations,
+        resp::{self, RespOptions},
+        token::CurrentToken,
+    },
     config_file::{
         Settings, SettingsError, Sources,
         effective::{to_json, to_toml},
@@ -84,8 +89,16 @@ pub(super) fn run(args: AgentArgs) -> Outcome {
         out::wants_colour(),
     )
     .map_err(|e| Failure::usage(e.to_string()))?;
-    let listener =
-        TcpListener::bind(settings.http).map_err(|e| cannot_listen("--http", settings.http, &e))?;
+    let bind =
+        |flag, address| TcpListener::bind(address).map_err(|e| cannot_listen(flag, address, &e));
+    let sockets = Sockets {
+        http: bind("--http", settings.http)?,
+        // What a node without partitions cannot answer is not listened for.
+        resp: match Node::HAS_KEYS {
+            true => Some(bind("--resp", settings.resp)?),
+            false => None,
+        },
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -97,7 +110,7 @@ pub(super) fn run(args: AgentArgs) -> Outcome {
         log: &log,
         stdin_matters: args.exit_on_stdin_eof,
     };
-    let outcome = runtime.block_on(agent.run(listener));
+    let outcome = runtime.block_on(agent.run(sockets));
     // A look-up of names that hangs must not keep the process.
     runtime.shutdown_background();
     outcome
@@ -143,6 +156,20 @@ struct Agent<'a> {
     stdin_matters: bool,
 }
 
+/// Where clients are listened for.
+struct Sockets {
+    http: TcpListener,
+    resp: Option<TcpListener>,
+}
+
+impl Sockets {
+    fn bound(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+        listener
+            .local_addr()
+            .map_err(|e| Failure::failed(e.to_string()))
+    }
+}
+
 /// What makes an agent do something.
 struct Signals {
     terminate: Signal,
@@ -159,13 +186,10 @@ enum Woken {
 }
 
 impl Agent<'_> {
-    async fn run(mut self, listener: TcpListener) -> Outcome {
+    async fn run(mut self, sockets: Sockets) -> Outcome {
         // Before the node starts: from then on a signal must not end the process halfway.
         let mut signals = Signals::watch(self.stdin_matters)?;
-        let bound = listener
-            .local_addr()
-            .map_err(|e| Failure::failed(e.to_string()))?;
-        let handle = self.start(bound).await?;
+        let handle = self.start(&sockets).await?;
         for warning in &self.settings.warnings {
             tracing::warn!(target: "kith::settings", "{warning}");
         }
@@ -176,19 +200,34 @@ impl Agent<'_> {
             let seeds = seeds.join(", ");
             tracing::info!(target: "kith", "joining through {seeds}");
         }
+        let operations = Arc::new(Operations::default());
         let options = ApiOptions {
             token: self.token.clone(),
+            operations: Arc::clone(&operations),
         };
-        let http = api::spawn(listener, handle.clone(), options)
+        let http = api::spawn(sockets.http, handle.clone(), options)
             .map_err(|e| Failure::failed(format!("cannot serve HTTP: {e}")))?;
+        let mut threads = Vec::new();
+        if let (Some(listener), Some(kv)) = (sockets.resp, handle.kv()) {
+            let options = RespOptions {
+                token: self.token.clone(),
+                moved: self.settings.resp_moved,
+                operations,
+            };
+            threads = resp::spawn(listener, handle.clone(), kv.clone(), options)
+                .map_err(|e| Failure::failed(format!("cannot serve RESP: {e}")))?;
+        }
         let outcome = self.watch_over(&handle, &mut signals).await;
         finish_http(http, &outcome);
+        finish_resp(threads, &outcome);
         outcome
     }
 
-    async fn start(&self, http: SocketAddr) -> Result<Handle, Failure> {
+    async fn start(&self, sockets: &Sockets) -> Result<Handle, Failure> {
         let mut config = self.settings.core.clone();
-        config.http = Some(self.settings.http_told(http));
+        let told = |listener| Sockets::bound(listener).map(|bound| self.settings.told(bound));
+        config.http = Some(told(&sockets.http)?);
+        config.resp = sockets.resp.as_ref().map(told).transpose()?;
         let options = NodeOptions {
             config,
             listen: self.settings.listen,
@@ -197,6 +236,7 @@ impl Agent<'_> {
             certificates: self.settings.certificates.clone(),
             insecure: self.settings.insecure,
             settings: to_json(&self.settings.effective),
+            partitions: self.settings.partitions(),
         };
         Node::start(options).await.map_err(|e| match e.exit_code() {
             2 => Failure::usage(e.to_string()),
@@ -317,6 +357,18 @@ fn finish_http(http: JoinHandle<std::io::Result<()>>, outcome: &Outcome) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(target: "kith::api", %error, "HTTP ended with an error"),
         Err(_panic) => tracing::error!(target: "kith::api", "HTTP ended with a panic"),
+    }
+}
+
+/// The same of the threads for Redis clients.
+fn finish_resp(threads: Vec<JoinHandle<()>>, outcome: &Outcome) {
+    for thread in threads {
+        if outcome.is_err() && !thread.is_finished() {
+            continue;
+        }
+        if thread.join().is_err() {
+            tracing::error!(target: "kith::api", "RESP ended with a panic");
+        }
     }
 }
 

@@ -164,6 +164,7 @@ impl<'a> Demo<'a> {
                 "--ephemeral",
             ])
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(["--resp", "127.0.0.1:0"])
             .args(["--log-format", "json", "--leave-timeout", LEAVE.0])
             .args(["--log", &format!("{},{READY_TARGET}=info", self.args.log)])
             .arg("--exit-on-stdin-eof");
@@ -310,7 +311,7 @@ impl<'a> Demo<'a> {
                 "join it:",
                 format!(
                     "kith agent --name me --cluster {CLUSTER} --ephemeral --listen 127.0.0.1:0 \
-                     --http 127.0.0.1:0 --seed {}",
+                     --http 127.0.0.1:0 --resp 127.0.0.1:0 --seed {}",
                     first.gossip
                 ),
             ),

@@ -83,6 +83,12 @@ impl Out {
         self.to.flush()
     }
 
+    /// Writes bytes as they are.
+    pub(super) fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.to.write_all(bytes)?;
+        self.to.flush()
+    }
+
     /// Writes a value as JSON on lines of its own.
     pub(super) fn json(&mut self, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut self.to, value)?;

@@ -36,7 +36,8 @@ fn documented_flags_are_taken() {
         "agent --name n1 --listen 127.0.0.1:0 --advertise 127.0.0.1:1 --http 127.0.0.1:0 --seed a:1 \
          --seed b:2 --expect 3 --data-dir d --key-file k --zone z --weight 7 --tag a=b --tag c= \
          --cluster c --consistency strict --partitions 64 --copies 2 --token-file t \
-         --leave-timeout 5s --insecure --log-format json --log debug --config f --max-datagram 2KiB",
+         --leave-timeout 5s --insecure --log-format json --log debug --config f --max-datagram 2KiB \
+         --resp 127.0.0.1:7401 --resp-moved never --max-value 1MiB --sync always",
         "agent --ephemeral --print-config",
         "demo --nodes 3",
         "members --watch --json --agent http://127.0.0.1:1 --token-file t",
@@ -44,6 +45,15 @@ fn documented_flags_are_taken() {
         "ring --partition 3",
         "ring --key k --json",
         "status --safe-to-stop n1",
+        "get k --json",
+        "set k v --ttl 30s --if-absent --ack all --json",
+        "set k - --if-version 1-2-3",
+        "set k -v",
+        "del k --if-version 1-2-3 --ack one",
+        "incr k",
+        "incr k -5 --json",
+        "scan",
+        "scan user: --limit 5 --json",
         "leave",
         "evict n1",
         "keygen",
@@ -68,12 +78,17 @@ fn what_is_not_possible_is_not_taken() {
         "agent --seed nowhere",
         "agent --log-format xml",
         "agent --tag novalue",
-        "agent --resp 127.0.0.1:7401",
+        "agent --resp nowhere",
         "demo --nodes 0",
         "ring --partition 3 --key k",
         "keys use xyz",
         "keys add abc",
-        "get key",
+        "get",
+        "set k v --if-version x",
+        "set k v --if-absent --if-version 1-2-3",
+        "set k v --ack some",
+        "set k v --ttl soon",
+        "incr k x",
     ] {
         match parse(line) {
             Ok(command) => panic!("{line:?} was taken: {command:?}"),
@@ -85,9 +100,9 @@ fn what_is_not_possible_is_not_taken() {
 #[test]
 fn failures_have_the_documented_exit_codes() {
     let problem = crate::view::Problem {
-        title: String::new(),
         status: 409,
         detail: "no".to_owned(),
+        ..crate::view::Problem::default()
     };
     let agent = || "a".to_owned();
     for (error, exit) in [
@@ -126,7 +141,10 @@ fn a_reader_that_has_enough_is_no_failure() {
 
 /// Runs a command against an agent of which only the interface is real.
 fn against_fake(line: &str) -> (Result<Exit, Exit>, String) {
-    let fake = crate::api::tests::Fake::plain();
+    against(&crate::api::tests::Fake::plain(), line)
+}
+
+fn against(fake: &crate::api::tests::Fake, line: &str) -> (Result<Exit, Exit>, String) {
     let written = out::tests::Written::default();
     let mut out = Out::to(written.clone());
     let url = fake.url();
@@ -137,6 +155,11 @@ fn against_fake(line: &str) -> (Result<Exit, Exit>, String) {
         Command::Leave(args) => leave::run(&args, &mut out),
         Command::Evict(args) => evict::run(&args, &mut out),
         Command::Keys(args) => keys::run(&args, &mut out),
+        Command::Get(args) => kv::get(&args, &mut out),
+        Command::Set(args) => kv::set(&args, &mut out),
+        Command::Del(args) => kv::del(&args, &mut out),
+        Command::Incr(args) => kv::incr(&args, &mut out),
+        Command::Scan(args) => kv::scan(&args, &mut out),
         other => panic!("{other:?}"),
     };
     (outcome.map_err(|failure| failure.exit), written.text())
@@ -155,11 +178,7 @@ fn commands_show_what_the_agent_says() {
             Ok(Exit::Done),
             &["\"rtt_ms\": 0.25", "\"self\": true"],
         ),
-        (
-            "ring --partition 3",
-            Ok(Exit::Done),
-            &["192-255", "proposed"],
-        ),
+        ("ring --partition 3", Ok(Exit::Done), &["192-255", "backup"]),
         ("ring --partition 4", Err(Exit::Failed), &[]),
         (
             "status",
@@ -194,4 +213,41 @@ fn a_key_that_some_members_lack_is_not_added() {
     let (outcome, text) = against_fake(&format!("keys add --key-file {}", path.display()));
     assert_eq!(outcome, Ok(Exit::Failed));
     assert!(text.contains("not by n2: away"), "{text}");
+}
+
+#[test]
+fn keys_and_values_go_through_an_agent() {
+    let fake = crate::api::tests::Fake::plain();
+    let (done, failed) = (Ok(Exit::Done), Err(Exit::Failed));
+    for (line, exit, text) in [
+        ("get k", failed, ""),
+        ("set k v --if-absent", done, "k is stored, version 1-"),
+        ("set k w --if-absent", failed, ""),
+        ("get k", done, "v"),
+        ("set k w --ttl 1h", done, "k is stored"),
+        ("get k --json", done, "\"value\": \"w\""),
+        ("get k --json", done, "\"expires\": \"20"),
+        ("set k x --if-version 1-2-3", failed, ""),
+        ("incr k", failed, ""),
+        ("incr n 5", done, "5\n"),
+        ("incr n -7 --json", done, "\"value\": -2"),
+        ("scan n", done, "n\n"),
+        ("scan --json", done, "{\"key\":\"n\",\"version\":\"1-"),
+        ("scan x", done, ""),
+        ("del k --if-version 1-2-3", failed, ""),
+        ("del k --ack all", done, "k is deleted\n"),
+        ("del k", failed, ""),
+        ("del k --json", Ok(Exit::Failed), "\"deleted\": false"),
+    ] {
+        let (outcome, written) = against(&fake, line);
+        assert_eq!(outcome, exit, "{line}: {written}");
+        assert!(
+            written.contains(text),
+            "{line}: {text:?} is not in {written:?}"
+        );
+    }
+    let shown = serde_json::from_str::<serde_json::Value>(&against(&fake, "incr n 0 --json").1);
+    let version = shown.unwrap()["version"].as_str().unwrap().to_owned();
+    let (outcome, _) = against(&fake, &format!("del n --if-version {version}"));
+    assert_eq!(outcome, done);
 }

@@ -17,6 +17,7 @@ use super::{
         parse_whole,
     },
 };
+use crate::api::resp::RespMoved;
 
 /// Variables that mean something, and are no flags of this layer: the file of settings, the
 /// key, and the agent that client commands ask.
@@ -44,6 +45,19 @@ pub struct Layer {
     #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
     #[serde(deserialize_with = "address_in_file")]
     pub http: Option<SocketAddr>,
+    /// Interface for Redis clients [default: 127.0.0.1:7401]
+    #[arg(long, value_name = "IP:PORT", value_parser = parse_address)]
+    #[serde(deserialize_with = "address_in_file")]
+    pub resp: Option<SocketAddr>,
+    /// Which Redis clients are sent to the owner of a key: those that asked who owns what, all,
+    /// or none; the others are answered through this node [default: auto]
+    #[arg(
+        long,
+        value_name = "auto|always|never",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub resp_moved: Option<RespMoved>,
     /// A member to join through; repeatable. Names are looked up again at every try
     #[arg(long = "seed", value_name = "HOST:PORT", value_parser = parse_seed)]
     #[serde(alias = "seed")]
@@ -77,7 +91,7 @@ pub struct Layer {
     /// File with the authorities of which peers' certificates are accepted (PEM)
     #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
-    /// File with the token that HTTP clients must show (`Authorization: Bearer`)
+    /// File with the token that clients must show (HTTP `Authorization: Bearer`, RESP `AUTH`)
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Do not refuse to start without a key, or without a token, on other addresses than loopback
@@ -107,6 +121,20 @@ pub struct Layer {
     /// Bootstrap only: copies of each partition, the owner's included, 1 to 16 [default: 3]
     #[arg(long, value_name = "R", value_parser = parse_whole)]
     pub copies: Option<u32>,
+    /// The longest value taken, 1KiB to 16MiB; larger ones make others wait longer
+    /// [default: 16MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub max_value: Option<Size>,
+    /// When data reaches the disk: before it is acknowledged, every 100 ms, or when the system
+    /// likes; what is later can be lost when the machine (not the process) stops
+    /// [default: interval; always with --consistency strict]
+    #[arg(
+        long,
+        value_name = "always|interval|never",
+        value_enum,
+        hide_possible_values = true
+    )]
+    pub sync: Option<Sync>,
     /// Leaving takes at most this long, 100ms to 24h [default: 30s]
     #[arg(long, value_name = "TIME")]
     pub leave_timeout: Option<Span>,
@@ -143,6 +171,19 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// When data reaches the disk. What the protocol itself promises always does at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Sync {
+    /// Before it is acknowledged, many writes at once.
+    Always,
+    /// Every 100 ms.
+    #[default]
+    Interval,
+    /// When the system likes.
+    Never,
 }
 
 /// `[timing]`: see [`kith_proto::config::Timing`] for what each means and costs.
@@ -281,6 +322,7 @@ impl Layer {
         }
         each!(
             name "name", cluster "cluster", listen "listen", advertise "advertise", http "http",
+            resp "resp", resp_moved "resp-moved", max_value "max-value", sync "sync",
             seeds "seeds", expect "expect", data_dir "data-dir", ephemeral "ephemeral",
             key_file "key-file", key "key", tls_cert "tls-cert", tls_key "tls-key",
             tls_ca "tls-ca", token_file "token-file", insecure "insecure",

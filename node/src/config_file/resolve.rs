@@ -8,14 +8,15 @@ use std::{
 };
 
 use kith_proto::{
-    config::{Config, Detection, Timing},
+    config::{Config, Consistency, Detection, Timing},
     id::NodeId,
+    kv::MAX_VALUE,
     wire::keyring::Key,
 };
 
 use super::{
-    GOSSIP_PORT, HTTP_PORT, Settings, SettingsError, effective,
-    layer::{Layer, Origin, Origins, TimingLayer},
+    GOSSIP_PORT, HTTP_PORT, RESP_PORT, Settings, SettingsError, effective,
+    layer::{Layer, Origin, Origins, Sync, TimingLayer},
     read,
     values::parse_seed,
     warn_if_others_can_read,
@@ -39,6 +40,8 @@ impl Resolver {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let listen = self.all.listen.unwrap_or(local(GOSSIP_PORT));
         let http = self.all.http.unwrap_or(local(HTTP_PORT));
+        let resp = self.all.resp.unwrap_or(local(RESP_PORT));
+        let max_value = self.max_value()?;
         let advertise = self.advertise(listen)?;
         let name = match self.all.name.take() {
             Some(name) => name,
@@ -48,7 +51,13 @@ impl Resolver {
         let key = self.key()?;
         let certificates = self.certificates()?;
         let token = self.token()?;
-        self.refuse_open_http(http, token.is_some(), insecure)?;
+        for (address, by) in [(http, "over HTTP"), (resp, "with a Redis client")] {
+            self.refuse_open(address, by, token.is_some(), insecure)?;
+        }
+        let sync = self.all.sync.unwrap_or(match core.settings.consistency {
+            Consistency::Available => Sync::Interval,
+            Consistency::Strict => Sync::Always,
+        });
         if listen.ip().is_loopback() {
             let elsewhere = |seed: &&String| host_ip(seed).is_some_and(|ip| !ip.is_loopback());
             if let Some(seed) = core.seeds.iter().find(elsewhere) {
@@ -63,6 +72,10 @@ impl Resolver {
             core,
             listen,
             http,
+            resp,
+            resp_moved: self.all.resp_moved.unwrap_or_default(),
+            max_value,
+            sync,
             data_dir,
             key,
             certificates,
@@ -256,25 +269,37 @@ impl Resolver {
     }
 
     /// That gossip needs a key is the node's to say: its data directory may have one.
-    fn refuse_open_http(
+    fn refuse_open(
         &mut self,
-        http: SocketAddr,
+        address: SocketAddr,
+        by: &str,
         token: bool,
         insecure: bool,
     ) -> Result<(), SettingsError> {
-        if token || http.ip().is_loopback() {
+        if token || address.ip().is_loopback() {
             return Ok(());
         }
         if !insecure {
             return Err(SettingsError::Unfit(format!(
-                "no token: on {http} anybody could command this node over HTTP. Give it a secret \
+                "no token: on {address} anybody could command this node {by}. Give it a secret \
                  with --token-file, or accept the risk with --insecure"
             )));
         }
         self.warnings.push(format!(
-            "anybody who reaches {http} can command this node: no token is asked for"
+            "anybody who reaches {address} can command this node: no token is asked for"
         ));
         Ok(())
+    }
+
+    fn max_value(&self) -> Result<usize, SettingsError> {
+        let Some(given) = self.all.max_value else {
+            return Ok(MAX_VALUE);
+        };
+        if !(1 << 10..=MAX_VALUE).contains(&given.0) {
+            let problem = format!("{given} is not possible");
+            return Err(self.wrong("max-value", problem, "1KiB to 16MiB"));
+        }
+        Ok(given.0)
     }
 
     fn data_dir(&self, name: &str) -> Result<Option<PathBuf>, SettingsError> {

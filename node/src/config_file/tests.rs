@@ -96,6 +96,11 @@ fn defaults_are_those_of_the_interface_description() {
     let settings = Case::new().load();
     assert_eq!(settings.listen.to_string(), "127.0.0.1:7400");
     assert_eq!(settings.http.to_string(), "127.0.0.1:7402");
+    assert_eq!(settings.resp.to_string(), "127.0.0.1:7401");
+    assert_eq!(
+        (settings.max_value, settings.sync),
+        (16 << 20, Sync::Interval)
+    );
     assert_eq!(settings.core.advertise, settings.listen);
     assert_eq!(settings.core.timing, Timing::default());
     assert_eq!(
@@ -186,6 +191,14 @@ fn impossible_values_are_refused_with_place_and_range() {
     Case::new()
         .file("max-datagram = \"1MB\"")
         .refused(&["line 1", "1MB", "2KiB"]);
+    for size in ["1KB", "17MiB", "1023"] {
+        Case::new()
+            .env(&[("KITH_MAX_VALUE", size)])
+            .refused(&["KITH_MAX_VALUE", "iB"]);
+    }
+    Case::new()
+        .file("resp-moved = \"sometimes\"")
+        .refused(&["line 1", "sometimes", "auto"]);
     Case::new()
         .env(&[("KITH_LEAVE_TIMEOUT", "soon")])
         .refused(&["KITH_LEAVE_TIMEOUT", "soon", "200ms"]);
@@ -223,11 +236,14 @@ fn what_platforms_put_into_the_environment_is_let_be() {
 }
 
 #[test]
-fn http_beyond_loopback_needs_a_token() {
+fn client_ports_beyond_loopback_need_a_token() {
     let public = |flags: &mut Layer| flags.http = Some("0.0.0.0:7402".parse().unwrap());
     Case::new()
         .flags(public)
         .refused(&["no token", "--token-file", "--insecure"]);
+    Case::new()
+        .flags(|flags| flags.resp = Some("0.0.0.0:7401".parse().unwrap()))
+        .refused(&["no token", "0.0.0.0:7401", "Redis", "--token-file"]);
     let case = Case::new().flags(public);
     let path = case.write("token", "0123456789abcdef\n");
     let case = case.flags(|flags| flags.token_file = Some(path));
@@ -314,4 +330,15 @@ fn a_node_that_only_listens_to_itself_is_told_when_its_seed_is_elsewhere() {
         .flags(|flags| flags.seeds = Some(vec!["192.0.2.9:7400".to_owned()]))
         .load();
     assert!(settings.warnings.iter().any(|w| w.contains("192.0.2.9")));
+}
+
+#[test]
+fn strict_clusters_write_to_disk_first_unless_told_otherwise() {
+    use kith_proto::config::Consistency;
+    let strict = |flags: &mut Layer| flags.consistency = Some(Consistency::Strict);
+    assert_eq!(Case::new().flags(strict).load().sync, Sync::Always);
+    let never = Case::new()
+        .flags(strict)
+        .flags(|f| f.sync = Some(Sync::Never));
+    assert_eq!(never.load().sync, Sync::Never);
 }

@@ -33,7 +33,7 @@ const MAX_LEN: u64 = 1 << 20;
 
 /// A file could not be read or written.
 #[derive(Debug)]
-pub(super) enum FileError {
+pub(crate) enum FileError {
     /// The system does not let us.
     Access {
         /// What was tried.
@@ -84,7 +84,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, FileError> {
 }
 
 /// Puts `bytes` in the place of a file: all or nothing, and on the disk when this returns.
-pub(super) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
+pub(crate) fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<(), FileError> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".tmp");
     let beside = PathBuf::from(beside);

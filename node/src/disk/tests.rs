@@ -58,13 +58,21 @@ fn a_node_keeps_its_id_and_state_and_its_generation_grows() {
         generation: future,
         cluster: cluster.clone(),
         peers: peers.clone(),
+        founder: true,
     })
     .unwrap();
     drop(disk);
 
     let again = Disk::open(&path).unwrap();
     assert_eq!((again.node, again.generation), (node, future + 1));
-    assert_eq!(again.restored, Restored { cluster, peers });
+    assert_eq!(
+        again.restored,
+        Restored {
+            cluster,
+            peers,
+            founder: true,
+        }
+    );
     drop(again);
     assert_eq!(Disk::open(&path).unwrap().generation, future + 2);
 }
@@ -217,6 +225,7 @@ fn storing_fails_loudly_when_the_directory_is_gone() {
         generation,
         cluster: None,
         peers: Vec::new(),
+        founder: false,
     };
     assert!(matches!(
         disk.store(&durable),

@@ -44,6 +44,7 @@ fn options() -> NodeOptions {
         certificates: None,
         insecure: false,
         settings: BTreeMap::new(),
+        partitions: Default::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use kith_proto::{
     input::{StreamId, Token},
-    wire::MAX_FRAME,
+    wire::MAX_DATA_FRAME,
 };
 use tokio::{
     io::{ReadHalf, WriteHalf},
@@ -174,7 +174,7 @@ async fn receive(
 }
 
 async fn hand_over(shared: &Shared, stream: StreamId, frame: &BytesMut) {
-    // At most `MAX_FRAME`, so that it always fits in 32 bits and in the room there is.
+    // At most `MAX_DATA_FRAME`, so that it always fits in 32 bits and in the room there is.
     let share = u32::try_from(frame.len()).unwrap_or(u32::MAX).max(1);
     let Ok(room) = Arc::clone(&shared.room).acquire_many_owned(share).await else {
         return;
@@ -228,6 +228,6 @@ fn shrink(buffer: &mut BytesMut) {
 fn codec() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder()
         .length_field_type::<u32>()
-        .max_frame_length(MAX_FRAME)
+        .max_frame_length(MAX_DATA_FRAME)
         .new_codec()
 }

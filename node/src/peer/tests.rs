@@ -7,7 +7,7 @@ use std::{fmt::Debug, time::Instant};
 use kith_proto::{
     input::{DialError, Knock},
     wire::{
-        MAX_FRAME,
+        MAX_DATA_FRAME, MAX_FRAME,
         keyring::{Key, Keyring},
     },
 };
@@ -256,7 +256,7 @@ async fn frames_longer_than_allowed_end_the_stream() {
     let mut host = Host::start(1);
     let mut peer = raw(1, host.address).await;
     let (stream, _, _) = host.opened().await;
-    let length = u32::try_from(MAX_FRAME + 1).unwrap();
+    let length = u32::try_from(MAX_DATA_FRAME + 1).unwrap();
     peer.write_u32(length).await.unwrap();
     peer.flush().await.unwrap();
     host.closed(stream).await;

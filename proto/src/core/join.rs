@@ -292,6 +292,7 @@ impl Core {
             name: self.config.cluster.clone(),
             settings: self.config.settings,
         });
+        self.restored.founder = true;
         self.count("bootstraps");
         self.become_active(now);
     }
@@ -336,6 +337,7 @@ impl Core {
             generation: self.config.generation,
             cluster: self.cluster.clone(),
             peers,
+            founder: self.restored.founder,
         })));
     }
 

@@ -41,6 +41,18 @@ pub(super) struct Leaving {
 }
 
 impl Core {
+    /// Partitions are handed over first; for good, others shall place nothing here any more.
+    pub(super) fn depart(&mut self, now: Time, returning: bool) {
+        if !matches!(self.phase, Phase::Active) {
+            return;
+        }
+        self.partition_view.departing = true;
+        if !returning {
+            self.change_own_record(now, |record| record.phase = RecordPhase::Leaving);
+            self.place_soon(now);
+        }
+    }
+
     pub(super) fn leave(&mut self, now: Time, returning: bool) {
         match self.phase {
             Phase::Joining(_) => {

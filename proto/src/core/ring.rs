@@ -40,6 +40,10 @@ impl Default for Ring {
 }
 
 impl Ring {
+    pub(super) fn placer(&self) -> &Placer {
+        &self.placer
+    }
+
     pub(super) fn assignment(&self) -> &Assignment {
         &self.assignment
     }

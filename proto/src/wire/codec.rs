@@ -9,6 +9,8 @@ use serde::{Serialize, de::DeserializeOwned};
 
 /// The most memory that one decoded value may claim (bytes).
 const MEMORY_LIMIT: usize = 8 << 20;
+/// The same for what carries entries, whose values may be long ([`super::MAX_DATA_FRAME`]).
+const LARGE_MEMORY_LIMIT: usize = 64 << 20;
 
 /// Bytes that do not say what they should.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,10 +24,14 @@ pub enum DecodeError {
 }
 
 fn config() -> impl bincode::config::Config {
+    limited::<MEMORY_LIMIT>()
+}
+
+fn limited<const LIMIT: usize>() -> impl bincode::config::Config {
     bincode::config::standard()
         .with_big_endian()
         .with_variable_int_encoding()
-        .with_limit::<MEMORY_LIMIT>()
+        .with_limit::<LIMIT>()
 }
 
 /// Encodes a value of our own. Types that are sent contain nothing that serde cannot encode,
@@ -48,6 +54,19 @@ pub fn encode_into<T: Serialize>(value: &T, bytes: &mut Vec<u8>) {
 /// If it is anything else.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let (value, used) = decode_prefix(bytes)?;
+    if used < bytes.len() {
+        return Err(DecodeError::LeftOver(bytes.len() - used));
+    }
+    Ok(value)
+}
+
+/// Like [`decode`], for values that carry entries.
+///
+/// # Errors
+/// As there.
+pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let decoded = bincode::serde::decode_from_slice(bytes, limited::<LARGE_MEMORY_LIMIT>());
+    let (value, used) = decoded.map_err(|_which| DecodeError::Malformed)?;
     if used < bytes.len() {
         return Err(DecodeError::LeftOver(bytes.len() - used));
     }

@@ -98,6 +98,7 @@ impl World {
             .map_or_else(Restored::default, |durable| Restored {
                 cluster: durable.cluster.clone(),
                 peers: durable.peers.clone(),
+                founder: durable.founder,
             });
         let (config, keys) = (it.config.clone(), it.keys.clone());
         let local = it.clock.local(self.now);

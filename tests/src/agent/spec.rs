@@ -67,6 +67,8 @@ impl Spec {
         command.args(["agent", "--log-format", "json", "--name", &self.name]);
         command.args(["--listen", &self.listen.to_string()]);
         command.args(["--http", &self.http.to_string()]);
+        let resp = SocketAddr::new(self.http.ip(), 0);
+        command.args(["--resp", &resp.to_string()]);
         if let Some(advertise) = self.advertise {
             command.args(["--advertise", &advertise.to_string()]);
         }

@@ -19,6 +19,7 @@ use crate::{
     client::Client,
     events::EventLog,
     handle::{REQUEST_QUEUE, Request},
+    kv,
     view::{AgentView, KeyView, MemberView, PartitionView, SafeToStopView, Status, StatusView},
 };
 
@@ -42,7 +43,8 @@ impl Fake {
         thread::spawn(move || drive(queue, &told));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let handle = Handle::new(requests, Arc::clone(&events), stopped);
+        let kv = kv::fake::in_thread(kv::fake::alone(None));
+        let handle = Handle::new(requests, Arc::clone(&events), stopped, Some(kv));
         let server = spawn(listener, handle, options).unwrap();
         Self {
             address,
@@ -66,6 +68,7 @@ impl Fake {
     pub(super) fn with_token() -> Self {
         Self::start(ApiOptions {
             token: CurrentToken::new(Some(Token::parse(TOKEN).unwrap())),
+            ..ApiOptions::default()
         })
     }
 
@@ -75,16 +78,23 @@ impl Fake {
 
     /// A request as bytes on the wire, and the answer as text.
     pub(super) fn raw(&self, head: &str, body: &str) -> String {
-        use std::io::{Read as _, Write as _};
-        let mut stream = std::net::TcpStream::connect(self.address).unwrap();
         let length = body.len();
         // A body that will not be read is not sent: the server would reset the connection.
         let body = if length > MAX_BODY { "" } else { body };
-        write!(
-            stream,
+        self.sent(&format!(
             "{head}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
+        ))
+    }
+
+    /// The same of a request that says itself how long its body would be.
+    pub(super) fn raw_without_body(&self, head: &str) -> String {
+        self.sent(&format!("{head}\r\nConnection: close\r\n\r\n"))
+    }
+
+    fn sent(&self, request: &str) -> String {
+        use std::io::{Read as _, Write as _};
+        let mut stream = std::net::TcpStream::connect(self.address).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
@@ -189,7 +199,12 @@ fn partition(reason: String) -> PartitionView {
         slots: [192, 255],
         owner: Some("n1".to_owned()),
         backups: Vec::new(),
-        state: "proposed".to_owned(),
+        epoch: 3,
+        branch: "00000000000000ab".to_owned(),
+        keys: 7,
+        bytes: 700,
+        transfers: 0,
+        state: "backup".to_owned(),
         reason,
     }
 }

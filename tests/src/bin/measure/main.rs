@@ -11,12 +11,13 @@
 //!
 //! Reading order: [`subject`] (what is measured, and how its log is read), [`lab`] (a cluster
 //! of it), [`figures`] (rows of the table); then the scenarios: [`coming`] and going,
-//! [`failing`], [`quiet`] times.
+//! [`failing`], [`quiet`] times, [`owners`] of partitions.
 
 mod coming;
 mod failing;
 mod figures;
 mod lab;
+mod owners;
 mod quiet;
 mod subject;
 
@@ -108,6 +109,8 @@ enum Scenario {
     Loss,
     /// What a quiet cluster costs.
     Idle,
+    /// SIGKILL of an owner while clients write: until its keys are written again; what is lost.
+    Owner,
 }
 
 impl Options {
@@ -201,6 +204,9 @@ fn run_all(options: &Options, report: &mut Report) -> Result<()> {
             for share in [4, 2] {
                 report.add(quiet::starved(options, subject, middle, middle / share));
             }
+        }
+        if options.wants(Scenario::Owner) && matches!(subject, Subject::Kith { .. }) {
+            report.add(owners::kill(options, subject, middle));
         }
         if options.loopback {
             eprintln!("left out with --loopback: vanish, split, loss, and traffic of idle nodes");

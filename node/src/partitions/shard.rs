@@ -1,0 +1,316 @@
+//! One shard's thread: feeds a partition core, and carries out what it wants.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use kith_proto::{
+    id::{NodeId, PartitionId},
+    input::RequestId,
+    kv::{
+        request::{RequestError, Response},
+        version::Wall,
+    },
+    replica::{
+        chain::ConfigId,
+        host::{Input, Now, Output, SyncMode, SyncToken},
+        message,
+        shard::{Config, Omit, Shard, Timing},
+    },
+    store::partitions::{MemoryStore, Store},
+};
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{FromShard, Showing, ToShard, topology::Known};
+use crate::{
+    clock::{Clock, unix_millis},
+    kv::Call,
+    storage::{Engine, SyncRequests, Syncer},
+};
+
+/// What is taken in before outputs are carried out.
+const BATCH: usize = 512;
+/// How long the timer is set if the core has nothing to wait for.
+const NOTHING_DUE: Duration = Duration::from_secs(3600);
+
+/// What a shard is made of.
+pub(super) struct Setup {
+    pub(super) node: NodeId,
+    pub(super) shard: (u16, u16),
+    pub(super) partitions: u16,
+    pub(super) sync: SyncMode,
+    pub(super) forgetful: bool,
+    pub(super) seed: [u8; 32],
+    pub(super) clock: Clock,
+    /// `None`: nothing is kept.
+    pub(super) disk: Option<OnDisk>,
+}
+
+/// The engine, and who syncs it.
+pub(super) struct OnDisk {
+    pub(super) engine: Engine,
+    pub(super) syncer: Syncer,
+    pub(super) requests: SyncRequests,
+}
+
+/// Replies that wait, by request.
+type Replies = BTreeMap<RequestId, oneshot::Sender<Result<Response, RequestError>>>;
+
+struct Running<'a> {
+    shard: Shard,
+    clock: Clock,
+    syncs: Option<SyncRequests>,
+    synced: SyncToken,
+    /// What waits for the disk, in order.
+    held: VecDeque<(SyncToken, Output)>,
+    replies: Replies,
+    last_request: u64,
+    outgoing: &'a mpsc::UnboundedSender<FromShard>,
+    known: &'a Known,
+    shown: BTreeMap<PartitionId, ConfigId>,
+    holds: (usize, usize),
+}
+
+/// Runs until the driver drops its end.
+pub(super) fn run(
+    setup: Setup,
+    inbox: mpsc::UnboundedReceiver<ToShard>,
+    calls: mpsc::Receiver<Call>,
+    outgoing: &mpsc::UnboundedSender<FromShard>,
+    known: &Known,
+) {
+    let told = match runtime::Builder::new_current_thread().enable_time().build() {
+        Ok(runtime) => runtime.block_on(drive(setup, inbox, calls, outgoing, known)),
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(text) = told {
+        // The driver may have ended for a reason of its own.
+        drop(outgoing.send(FromShard::Broken(text)));
+    }
+}
+
+async fn drive(
+    setup: Setup,
+    mut inbox: mpsc::UnboundedReceiver<ToShard>,
+    mut calls: mpsc::Receiver<Call>,
+    outgoing: &mpsc::UnboundedSender<FromShard>,
+    known: &Known,
+) -> Result<(), String> {
+    let clock = setup.clock;
+    let store: Box<dyn Store + Send> = match &setup.disk {
+        Some(disk) => Box::new(disk.engine.store()),
+        None => Box::<MemoryStore>::default(),
+    };
+    let config = Config {
+        node: setup.node,
+        shard: setup.shard,
+        sync: setup.sync,
+        timing: Timing::default(),
+        forgetful: setup.forgetful,
+        omit: Omit::default(),
+    };
+    let shard = Shard::open(config, store, setup.partitions, setup.seed, now(clock))
+        .map_err(|error| error.0)?;
+    let (engine, syncer, syncs) = match setup.disk {
+        Some(disk) => {
+            // Rule 8: marks are written; only now may this boot be called the one that wrote last.
+            disk.engine.trust_this_boot().map_err(|error| error.0)?;
+            (Some(disk.engine), Some(disk.syncer), Some(disk.requests))
+        }
+        None => (None, None, None),
+    };
+    let mut running = Running {
+        shard,
+        clock,
+        syncs,
+        synced: SyncToken(0),
+        held: VecDeque::new(),
+        replies: Replies::new(),
+        last_request: 0,
+        outgoing,
+        known,
+        shown: BTreeMap::new(),
+        holds: (0, 0),
+    };
+    running.exchange(&mut inbox, &mut calls).await?;
+    drop(running);
+    drop(syncer);
+    match engine {
+        Some(engine) => engine.close().map_err(|error| error.0),
+        None => Ok(()),
+    }
+}
+
+fn now(clock: Clock) -> Now {
+    Now {
+        time: clock.now(),
+        wall: Wall(unix_millis()),
+    }
+}
+
+impl Running<'_> {
+    async fn exchange(
+        &mut self,
+        inbox: &mut mpsc::UnboundedReceiver<ToShard>,
+        calls: &mut mpsc::Receiver<Call>,
+    ) -> Result<(), String> {
+        let timer = sleep_until(Instant::now());
+        tokio::pin!(timer);
+        loop {
+            self.shard.flush(now(self.clock));
+            self.carry_out()?;
+            let wake = match self.shard.poll_timeout() {
+                Some(due) => self.clock.instant(due).into(),
+                None => Instant::now() + NOTHING_DUE,
+            };
+            if timer.deadline() != wake {
+                timer.as_mut().reset(wake);
+            }
+            tokio::select! {
+                biased;
+                message = inbox.recv() => match message {
+                    Some(message) => self.take(message)?,
+                    None => return Ok(()),
+                },
+                Some(call) = calls.recv() => self.call(call),
+                () = timer.as_mut() => {}
+            }
+            for _ in 0..BATCH {
+                let Ok(message) = inbox.try_recv() else { break };
+                self.take(message)?;
+            }
+            for _ in 0..BATCH {
+                let Ok(call) = calls.try_recv() else { break };
+                self.call(call);
+            }
+            let now = now(self.clock);
+            if self.shard.poll_timeout().is_some_and(|due| due <= now.time) {
+                self.shard.handle(now, Input::Tick);
+            }
+        }
+    }
+
+    fn take(&mut self, message: ToShard) -> Result<(), String> {
+        let now = now(self.clock);
+        match message {
+            ToShard::View(view) => self.shard.handle(now, Input::View(view)),
+            ToShard::Peer(from, message, room) => {
+                self.shard.handle(now, Input::Message { from, message });
+                drop(room);
+            }
+            ToShard::Synced(token, Ok(())) => self.synced(SyncToken(token)),
+            ToShard::Synced(_, Err(text)) => return Err(text),
+            ToShard::Show(reply) => {
+                let showing = Showing {
+                    partitions: self.shard.show(),
+                    counters: self.shard.counters().clone(),
+                };
+                // Whoever asked may have gone.
+                drop(reply.send(showing));
+            }
+        }
+        Ok(())
+    }
+
+    fn synced(&mut self, token: SyncToken) {
+        self.synced = self.synced.max(token);
+        self.shard
+            .handle(now(self.clock), Input::Synced(self.synced));
+        while let Some((after, _)) = self.held.front()
+            && *after <= self.synced
+        {
+            if let Some((_, output)) = self.held.pop_front() {
+                self.release(output);
+            }
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        self.last_request += 1;
+        let request = RequestId(self.last_request);
+        self.replies.insert(request, call.reply);
+        let input = Input::Request {
+            request,
+            partition: call.partition,
+            body: call.request,
+        };
+        self.shard.handle(now(self.clock), input);
+    }
+
+    fn carry_out(&mut self) -> Result<(), String> {
+        while let Some(output) = self.shard.poll_output() {
+            let after = match &output {
+                Output::Send { after, .. } | Output::Reply { after, .. } => *after,
+                _ => None,
+            };
+            match (after, &self.syncs) {
+                (Some(after), Some(_)) if after > self.synced => {
+                    self.held.push_back((after, output));
+                }
+                _ => {
+                    if let Output::Broken(text) = output {
+                        return Err(text);
+                    }
+                    self.release(output);
+                }
+            }
+        }
+        self.show();
+        Ok(())
+    }
+
+    fn release(&mut self, output: Output) {
+        match output {
+            Output::Send { to, message, .. } => {
+                self.tell(FromShard::Frame(to, message::encode(&message)));
+            }
+            Output::Reply {
+                request, result, ..
+            } => {
+                if let Some(reply) = self.replies.remove(&request) {
+                    // Whoever asked may have gone.
+                    drop(reply.send(result));
+                }
+            }
+            Output::Sync(token) => match &self.syncs {
+                Some(syncs) => syncs.request(token.0),
+                // Nothing is kept, so that nothing is waited for.
+                None => self.synced(token),
+            },
+            Output::Event(event) => self.tell(FromShard::Event(event)),
+            Output::Broken(_) => {}
+        }
+    }
+
+    // Clients are told of configurations that changed.
+    fn show(&mut self) {
+        let Some(routes) = self.shard.take_changed_routes() else {
+            return;
+        };
+        let mut changed = Vec::new();
+        for route in routes {
+            if self.shown.insert(route.partition, route.id) != Some(route.id) {
+                changed.push((route.partition, route.members));
+            }
+        }
+        self.known.partitions(changed);
+        let holds = self.shard.holds();
+        if holds != self.holds {
+            self.holds = holds;
+            self.tell(FromShard::Holds {
+                owned: holds.0,
+                member: holds.1,
+            });
+        }
+    }
+
+    fn tell(&self, what: FromShard) {
+        // Fails only while the node stops.
+        drop(self.outgoing.send(what));
+    }
+}

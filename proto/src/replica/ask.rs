@@ -1,0 +1,301 @@
+//! Requests on their way: answered here, forwarded to the owner, or waiting for one.
+//!
+//! ```text
+//!   client -> any node ->[Ask] owner ->[Answer] -> client
+//!                      ->[Ask] not the owner (any more) ->[NotOwner] -> the right one, or wait
+//! ```
+//!
+//! Only requests without a version are forwarded or tried again (rule 7): one that was handed
+//! to an owner whose answer got lost is indeterminate, unless it only reads.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::{
+    host::{Output, SyncToken},
+    message::{Message, Route},
+    shard::{Shard, Timer},
+    write::broken,
+};
+use crate::{
+    id::{NodeId, PartitionId},
+    input::RequestId,
+    kv::request::{Request, RequestError, Response},
+    time::Time,
+};
+
+/// Requests that wait for an owner at a time; more are refused.
+const MAX_WAITING: usize = 65_536;
+
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A client of this node.
+    Local(RequestId),
+    /// Another node, with its number for it.
+    Peer(NodeId, u64),
+}
+
+/// A request that nothing was done about yet.
+#[derive(Clone, Debug)]
+pub(super) struct Waiting {
+    pub(super) origin: Origin,
+    pub(super) body: Request,
+    pub(super) deadline: Time,
+}
+
+#[derive(Debug)]
+struct Asked {
+    partition: PartitionId,
+    to: NodeId,
+    waiting: Waiting,
+}
+
+/// Requests that are not being done here.
+#[derive(Debug, Default)]
+pub(super) struct Asks {
+    asked: BTreeMap<u64, Asked>,
+    waiting: BTreeMap<PartitionId, VecDeque<Waiting>>,
+    count: usize,
+}
+
+impl Shard {
+    /// A client of this node asks.
+    pub(super) fn request(&mut self, request: RequestId, p: PartitionId, body: Request) {
+        let waiting = Waiting {
+            origin: Origin::Local(request),
+            body,
+            deadline: self.now.time + self.config.timing.request,
+        };
+        self.route_request(p, waiting);
+    }
+
+    /// Another node asks.
+    pub(super) fn asked(&mut self, from: NodeId, number: u64, p: PartitionId, body: Request) {
+        if !self.is_mine(p) {
+            return self.counters_up("rejected_message");
+        }
+        let waiting = Waiting {
+            origin: Origin::Peer(from, number),
+            body,
+            deadline: self.now.time + self.config.timing.request,
+        };
+        self.route_request(p, waiting);
+    }
+
+    fn route_request(&mut self, p: PartitionId, waiting: Waiting) {
+        if self.is_ready(p) {
+            return self.execute(p, waiting);
+        }
+        // Who is to own it waits for that itself.
+        let coming = self.replicas.get(&p).is_some_and(|replica| {
+            let owns = |config: &super::chain::Configuration| {
+                config.owner() == self.own && config.closed_into.is_none()
+            };
+            replica.proposal.is_some() || replica.chain.as_ref().is_some_and(|c| owns(&c.config))
+        });
+        let owner = self.routes.owner(p).filter(|owner| *owner != self.own);
+        match (coming, owner, waiting.origin) {
+            (true, _, _) => self.wait(p, waiting),
+            (false, _, Origin::Peer(from, number)) => {
+                let route = self.routes.get(p).cloned();
+                self.send(from, Message::NotOwner { number, route });
+            }
+            (false, Some(owner), _) if self.view().is_some_and(|view| view.is_reachable(owner)) => {
+                let number = self.number();
+                let message = Message::Ask {
+                    number,
+                    partition: p,
+                    request: waiting.body.clone(),
+                };
+                self.timers.set_by(Timer::Requests, waiting.deadline);
+                let asked = Asked {
+                    partition: p,
+                    to: owner,
+                    waiting,
+                };
+                self.asks.asked.insert(number, asked);
+                self.send(owner, message);
+            }
+            _ => self.wait(p, waiting),
+        }
+    }
+
+    fn wait(&mut self, p: PartitionId, waiting: Waiting) {
+        if self.asks.count >= MAX_WAITING {
+            let text = "too many requests wait for partitions to be served again".to_owned();
+            return self.reply(waiting.origin, Err(RequestError::Unavailable(text)), None);
+        }
+        self.timers.set_by(Timer::Requests, waiting.deadline);
+        self.asks.count += 1;
+        self.asks.waiting.entry(p).or_default().push_back(waiting);
+    }
+
+    /// Those that wait for a partition are tried again.
+    pub(super) fn release(&mut self, p: PartitionId) {
+        let Some(waiting) = self.asks.waiting.remove(&p) else {
+            return;
+        };
+        self.asks.count -= waiting.len();
+        for one in waiting {
+            self.route_request(p, one);
+        }
+    }
+
+    pub(super) fn release_all(&mut self) {
+        let partitions: Vec<PartitionId> = self.asks.waiting.keys().copied().collect();
+        for partition in partitions {
+            self.release(partition);
+        }
+    }
+
+    pub(super) fn answered(&mut self, number: u64, result: Result<Response, RequestError>) {
+        if let Some(asked) = self.asks.asked.remove(&number) {
+            self.reply(asked.waiting.origin, result, None);
+        }
+    }
+
+    pub(super) fn not_owner(&mut self, number: u64, route: Option<Route>) {
+        let Some(asked) = self.asks.asked.remove(&number) else {
+            return;
+        };
+        let news = route
+            .is_some_and(|route| route.partition == asked.partition && self.routes.learn(route));
+        if news {
+            return self.route_request(asked.partition, asked.waiting);
+        }
+        self.wait(asked.partition, asked.waiting);
+        // There will be an owner in a moment.
+        let soon = self.now.time + self.config.timing.rank / 5;
+        self.timers.set_by(Timer::Requests, soon);
+    }
+
+    /// What was handed to a peer that is gone.
+    pub(super) fn asks_lost(&mut self, peer: NodeId) {
+        let lost: Vec<u64> = self
+            .asks
+            .asked
+            .iter()
+            .filter(|(_, asked)| asked.to == peer)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in lost {
+            let Some(asked) = self.asks.asked.remove(&number) else {
+                continue;
+            };
+            if asked.waiting.body.is_read() {
+                self.wait(asked.partition, asked.waiting);
+                continue;
+            }
+            let text =
+                "the partition's owner was lost before it answered: it may have been kept, or not";
+            let error = RequestError::Indeterminate(text.to_owned());
+            self.reply(asked.waiting.origin, Err(error), None);
+        }
+    }
+
+    /// Those whose time is over are told so; those that wait are tried again.
+    pub(super) fn requests_over(&mut self) {
+        let now = self.now.time;
+        self.writes_over();
+        while let Some((number, asked)) = self.asks.asked.first_key_value()
+            && asked.waiting.deadline <= now
+        {
+            let number = *number;
+            let Some(asked) = self.asks.asked.remove(&number) else {
+                break;
+            };
+            let p = asked.partition;
+            let error = if asked.waiting.body.is_read() {
+                RequestError::Unavailable(format!("the owner of partition {p} has not answered"))
+            } else {
+                RequestError::Indeterminate(format!(
+                    "the owner of partition {p} has not answered in time: it may have been kept, or not"
+                ))
+            };
+            self.counters_up("requests_over");
+            self.reply(asked.waiting.origin, Err(error), None);
+        }
+        let partitions: Vec<PartitionId> = self.asks.waiting.keys().copied().collect();
+        for p in partitions {
+            let Some(queue) = self.asks.waiting.get_mut(&p) else {
+                continue;
+            };
+            let mut over = Vec::new();
+            while let Some(first) = queue.front()
+                && first.deadline <= now
+            {
+                over.extend(queue.pop_front());
+            }
+            self.asks.count -= over.len();
+            if queue.is_empty() {
+                self.asks.waiting.remove(&p);
+            }
+            if !over.is_empty() {
+                let text = format!("partition {p} is not served: {}", self.why_not(p));
+                for one in over {
+                    self.counters_up("requests_over");
+                    self.reply(
+                        one.origin,
+                        Err(RequestError::Unavailable(text.clone())),
+                        None,
+                    );
+                }
+            }
+            self.release(p);
+        }
+        let waiting = self.asks.waiting.values().filter_map(|queue| queue.front());
+        let next = waiting
+            .map(|one| one.deadline)
+            .chain(
+                self.asks
+                    .asked
+                    .values()
+                    .next()
+                    .map(|asked| asked.waiting.deadline),
+            )
+            .chain(self.writes.next_deadline())
+            .min();
+        if let Some(at) = next {
+            self.timers.set_by(Timer::Requests, at);
+        }
+        if self.asks.count > 0 {
+            let soon = now + self.config.timing.rank / 2;
+            self.timers.set_by(Timer::Requests, soon);
+        }
+    }
+
+    pub(super) fn reply(
+        &mut self,
+        origin: Origin,
+        result: Result<Response, RequestError>,
+        after: Option<SyncToken>,
+    ) {
+        self.emit(match origin {
+            Origin::Local(request) => Output::Reply {
+                request,
+                result,
+                after,
+            },
+            Origin::Peer(to, number) => Output::Send {
+                to,
+                message: Message::Answer { number, result },
+                after,
+            },
+        });
+    }
+
+    /// The store has failed: nobody is answered from it.
+    pub(super) fn refuse_all(&mut self, input: super::host::Input) {
+        use super::host::Input;
+        match input {
+            Input::Request { request, .. } => {
+                self.reply(Origin::Local(request), Err(broken()), None);
+            }
+            Input::Message {
+                from,
+                message: Message::Ask { number, .. },
+            } => self.reply(Origin::Peer(from, number), Err(broken()), None),
+            _ => {}
+        }
+    }
+}

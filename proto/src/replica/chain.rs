@@ -1,0 +1,484 @@
+//! The configuration chain of one partition, as each of its members keeps it.
+//!
+//! ```text
+//!   genesis (1, b) ──> (2, b) ──> (3, b) ──> (5, b) ──> ...      one branch: a chain
+//!                           └──> (3, c) ──> (4, c: closed)┘      a minority went on alone, and
+//!                                                                was joined again
+//! ```
+//!
+//! **The next configuration is chosen by the members of the present one**: one instance of Paxos
+//! per configuration, in which a proposer asks for promises ([`Chain::prepare`]) and then for
+//! acceptance ([`Chain::accept`]). A promise also *fences*: a member that made one takes no
+//! more writes in this configuration. What was chosen is installed ([`Chain::install`]).
+//!
+//! ```text
+//!   legal states of a member, within one configuration
+//!
+//!     open ──prepare(b)──> promised b ──prepare(b' > b)──> promised b'
+//!       |                     |  accept(b, next)
+//!       |                     v
+//!       |                 accepted (b, next) ──accept(b' >= b, next')──> accepted (b', next')
+//!       └──────────┬──────────┘
+//!          install(newer): open again, in the newer configuration
+//! ```
+//!
+//! Everything here must be durable before it is answered. Sources: Lamport, Malkhi and Zhou,
+//! "Vertical Paxos and Primary-Backup Replication" (2009); Lamport, "Paxos Made Simple" (2001).
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::NodeId;
+
+/// The most members of a configuration.
+pub const MAX_MEMBERS: usize = 16;
+/// So many branches that a configuration descends from are remembered.
+const MAX_ANCESTORS: usize = 64;
+
+/// Names a configuration: its epoch and its branch.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct ConfigId {
+    /// Grows with each configuration of a branch.
+    pub epoch: u64,
+    /// Random, minted at genesis and whenever a minority went on alone.
+    pub branch: u64,
+}
+
+/// A branch that a configuration descends from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ancestor {
+    /// The last configuration in common with it.
+    pub id: ConfigId,
+    /// It is over: its members chose to be joined. Otherwise it may go on without those that left
+    /// it.
+    pub over: bool,
+}
+
+/// Who keeps a partition, for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configuration {
+    /// Which configuration.
+    pub id: ConfigId,
+    /// The owner first, then its backups; all different, 1 to [`MAX_MEMBERS`].
+    pub members: Vec<NodeId>,
+    /// Other branches that it descends from.
+    pub ancestors: Vec<Ancestor>,
+    /// This branch has ended: its members decided to be joined into that one.
+    pub closed_into: Option<u64>,
+    /// A branch that was joined, and whose entries the owner has yet to take over.
+    pub unmerged: Option<Source>,
+}
+
+/// A closed branch, and who has its entries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// Its last configuration.
+    pub id: ConfigId,
+    /// Who has its entries.
+    pub members: Vec<NodeId>,
+    /// Branches that it descended from.
+    pub ancestors: Vec<Ancestor>,
+}
+
+impl Ancestor {
+    fn has(&self, earlier: ConfigId) -> bool {
+        self.id.branch == earlier.branch && self.id.epoch >= earlier.epoch
+    }
+}
+
+impl Configuration {
+    /// The first configuration of a partition: one member, that minted it.
+    pub fn genesis(node: NodeId, branch: u64) -> Self {
+        Self {
+            id: ConfigId { epoch: 1, branch },
+            members: vec![node],
+            ancestors: Vec::new(),
+            closed_into: None,
+            unmerged: None,
+        }
+    }
+
+    /// The owner.
+    pub fn owner(&self) -> NodeId {
+        // Never empty: see `is_legal`.
+        self.members.first().copied().unwrap_or(NodeId(0))
+    }
+
+    /// Whether a node is a member.
+    pub fn has(&self, node: NodeId) -> bool {
+        self.members.contains(&node)
+    }
+
+    /// How many members are a majority.
+    pub fn majority(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+
+    /// Whether it follows `earlier`, in its branch or from another one.
+    pub fn descends_from(&self, earlier: ConfigId) -> bool {
+        self.follows(earlier) || self.ancestors.iter().any(|last| last.has(earlier))
+    }
+
+    /// Whether nothing goes on from `earlier` any more but this: it follows in the same branch, or
+    /// that branch was closed. A branch that a minority went on in leaves the other one to those
+    /// that are no members of it.
+    pub fn ends(&self, earlier: ConfigId) -> bool {
+        let over = |last: &Ancestor| last.over && last.has(earlier);
+        self.follows(earlier) || self.ancestors.iter().any(over)
+    }
+
+    fn follows(&self, earlier: ConfigId) -> bool {
+        self.id.branch == earlier.branch && self.id.epoch > earlier.epoch
+    }
+
+    /// Whether neither is the other, nor ends it: both may be served.
+    pub fn is_rival_of(&self, other: &Self) -> bool {
+        self.id != other.id && !self.ends(other.id) && !other.ends(self.id)
+    }
+
+    /// The next configuration in the same branch.
+    #[must_use]
+    pub fn next(&self, members: Vec<NodeId>) -> Self {
+        Self {
+            id: ConfigId {
+                epoch: self.id.epoch + 1,
+                branch: self.id.branch,
+            },
+            members,
+            ancestors: self.ancestors.clone(),
+            closed_into: None,
+            unmerged: self.unmerged.clone(),
+        }
+    }
+
+    /// What a minority goes on with.
+    #[must_use]
+    pub fn fork(&self, members: Vec<NodeId>, branch: u64) -> Self {
+        let mut fork = self.next(members);
+        fork.id.branch = branch;
+        fork.add_ancestor(Ancestor {
+            id: self.id,
+            over: false,
+        });
+        fork
+    }
+
+    /// The last configuration of this branch.
+    #[must_use]
+    pub fn closed(&self, members: Vec<NodeId>, into: u64) -> Self {
+        let mut closed = self.next(members);
+        closed.closed_into = Some(into);
+        closed
+    }
+
+    /// What follows when a closed branch is joined: both are its parents.
+    #[must_use]
+    pub fn joined(&self, source: Source) -> Self {
+        let mut joined = self.next(self.members.clone());
+        joined.id.epoch = self.id.epoch.max(source.id.epoch) + 1;
+        let closed = Ancestor {
+            id: source.id,
+            over: true,
+        };
+        for ancestor in source.ancestors.iter().chain([&closed]) {
+            if ancestor.id.branch != self.id.branch {
+                joined.add_ancestor(*ancestor);
+            }
+        }
+        joined.unmerged = Some(source);
+        joined
+    }
+
+    /// This branch as a source of entries.
+    pub fn source(&self) -> Source {
+        Source {
+            id: self.id,
+            members: self.members.clone(),
+            ancestors: self.ancestors.clone(),
+        }
+    }
+
+    /// Whether it is one that can be: bytes from elsewhere may say anything.
+    pub fn is_legal(&self) -> bool {
+        let distinct = |members: &[NodeId]| {
+            let mut sorted = members.to_vec();
+            sorted.sort_unstable();
+            sorted.dedup();
+            sorted.len() == members.len() && (1..=MAX_MEMBERS).contains(&members.len())
+        };
+        distinct(&self.members)
+            && self.ancestors.len() <= MAX_ANCESTORS
+            && self.unmerged.as_ref().is_none_or(|source| {
+                distinct(&source.members) && source.ancestors.len() <= MAX_ANCESTORS
+            })
+    }
+
+    fn add_ancestor(&mut self, new: Ancestor) {
+        let branch = new.id.branch;
+        match self.ancestors.iter_mut().find(|a| a.id.branch == branch) {
+            Some(known) => {
+                known.id.epoch = known.id.epoch.max(new.id.epoch);
+                known.over |= new.over;
+            }
+            None => self.ancestors.push(new),
+        }
+        if self.ancestors.len() > MAX_ANCESTORS {
+            self.ancestors.remove(0);
+        }
+    }
+}
+
+/// Orders proposals: the counter, then who proposes. Counter 0 belongs to the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ballot {
+    /// Grows with each attempt.
+    pub counter: u32,
+    /// Who proposes.
+    pub node: NodeId,
+}
+
+/// What a member keeps of a partition's chain, durably.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chain {
+    /// The newest configuration that it installed; it may be no member of it any more.
+    pub config: Configuration,
+    /// The largest ballot that it promised or accepted; if there is one it is fenced.
+    pub promised: Option<Ballot>,
+    /// What it accepted last as the next configuration.
+    pub accepted: Option<(Ballot, Configuration)>,
+    /// It may have forgotten what it had acknowledged (the machine stopped), and counts in no
+    /// majority until the owner has found it equal (rule 8).
+    pub learner: bool,
+}
+
+/// Why a member does not promise or accept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rejection {
+    /// It promised a larger ballot.
+    Promised(Ballot),
+    /// It knows a configuration that follows.
+    Newer(Box<Configuration>),
+    /// It is in a branch that went on alone from there ("forked").
+    Forked(Box<Configuration>),
+    /// It knows an earlier one only.
+    Older(ConfigId),
+    /// It is in another branch, of which neither follows the other.
+    Diverged(Box<Configuration>),
+    /// It is no member, or has no chain at all.
+    NotMember,
+    /// It may have forgotten what it acknowledged.
+    Learner,
+    /// It has enough to do.
+    Busy,
+    /// A transfer that nobody expects (any more).
+    OtherAttempt,
+    /// Its disk does not keep what it is given.
+    Broken,
+}
+
+impl Chain {
+    /// A chain that begins with a configuration.
+    pub fn new(config: Configuration) -> Self {
+        Self {
+            config,
+            promised: None,
+            accepted: None,
+            learner: false,
+        }
+    }
+
+    /// Whether writes are refused, because a next configuration was promised.
+    pub fn is_fenced(&self) -> bool {
+        self.promised.is_some()
+    }
+
+    /// Compares what somebody else speaks of with what is installed here (rule 10: work within
+    /// a configuration needs exact equality).
+    ///
+    /// # Errors
+    /// How they differ.
+    pub fn matches(&self, id: ConfigId) -> Result<(), Rejection> {
+        if self.config.id == id {
+            return Ok(());
+        }
+        if self.config.descends_from(id) {
+            let config = Box::new(self.config.clone());
+            return Err(if self.config.id.branch == id.branch {
+                Rejection::Newer(config)
+            } else {
+                Rejection::Forked(config)
+            });
+        }
+        Err(Rejection::Older(self.config.id))
+    }
+
+    /// Phase one: promise not to take part in smaller ballots, and no more writes.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed.
+    pub fn prepare(&mut self, node: NodeId, id: ConfigId, ballot: Ballot) -> Result<(), Rejection> {
+        self.may_decide(node, id)?;
+        match self.promised {
+            Some(promised) if promised >= ballot => Err(Rejection::Promised(promised)),
+            _ => {
+                self.promised = Some(ballot);
+                Ok(())
+            }
+        }
+    }
+
+    /// Phase two: accept a next configuration. It implies the promise (rule 3).
+    ///
+    /// # Errors
+    /// Why not; nothing has changed.
+    pub fn accept(
+        &mut self,
+        node: NodeId,
+        id: ConfigId,
+        ballot: Ballot,
+        next: &Configuration,
+    ) -> Result<(), Rejection> {
+        self.may_decide(node, id)?;
+        match self.promised {
+            Some(promised) if promised > ballot => Err(Rejection::Promised(promised)),
+            _ => {
+                self.promised = Some(ballot);
+                self.accepted = Some((ballot, next.clone()));
+                Ok(())
+            }
+        }
+    }
+
+    // Rule 6: only members of a configuration prepare its next one.
+    fn may_decide(&self, node: NodeId, id: ConfigId) -> Result<(), Rejection> {
+        self.matches(id)?;
+        if !self.config.has(node) || self.config.closed_into.is_some() {
+            return Err(Rejection::NotMember);
+        }
+        if self.learner {
+            return Err(Rejection::Learner);
+        }
+        Ok(())
+    }
+
+    /// Installs what was chosen, if it follows what is there: promised and accepted go with the
+    /// old configuration (rule 5). Repeating the present one changes nothing. A branch of which
+    /// `node` is no member leaves it where it is, unless its own is over. True if it is installed
+    /// now.
+    pub fn install(&mut self, node: NodeId, config: &Configuration) -> bool {
+        let follows = config.ends(self.config.id)
+            || (config.has(node) && config.descends_from(self.config.id));
+        if !follows {
+            return config.id == self.config.id;
+        }
+        self.config = config.clone();
+        self.promised = None;
+        self.accepted = None;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const C: NodeId = NodeId(3);
+
+    fn ballot(counter: u32, node: NodeId) -> Ballot {
+        Ballot { counter, node }
+    }
+
+    fn chain() -> Chain {
+        let mut config = Configuration::genesis(A, 7);
+        config.members = vec![A, B, C];
+        Chain::new(config)
+    }
+
+    #[test]
+    fn a_promise_fences_and_only_larger_ballots_pass() {
+        let mut chain = chain();
+        let id = chain.config.id;
+        assert!(!chain.is_fenced());
+        chain.prepare(B, id, ballot(1, B)).unwrap();
+        assert!(chain.is_fenced());
+        let smaller = chain.prepare(B, id, ballot(1, A));
+        assert_eq!(smaller, Err(Rejection::Promised(ballot(1, B))));
+        let next = chain.config.next(vec![B, C]);
+        chain.accept(B, id, ballot(1, B), &next).unwrap();
+        let late = chain.accept(B, id, ballot(0, A), &next);
+        assert_eq!(late, Err(Rejection::Promised(ballot(1, B))));
+        assert!(chain.install(B, &next) && !chain.is_fenced() && chain.accepted.is_none());
+        assert!(chain.install(B, &next), "again");
+        assert!(matches!(
+            chain.prepare(B, id, ballot(9, C)),
+            Err(Rejection::Newer(_))
+        ));
+    }
+
+    #[test]
+    fn accepting_implies_the_promise() {
+        let mut chain = chain();
+        let id = chain.config.id;
+        let next = chain.config.next(vec![A]);
+        chain.accept(C, id, ballot(0, A), &next).unwrap();
+        assert!(chain.is_fenced());
+    }
+
+    #[test]
+    fn strangers_learners_and_closed_branches_decide_nothing() {
+        let mut chain = chain();
+        let id = chain.config.id;
+        assert_eq!(
+            chain.prepare(NodeId(9), id, ballot(1, B)),
+            Err(Rejection::NotMember)
+        );
+        chain.learner = true;
+        assert_eq!(chain.prepare(B, id, ballot(1, B)), Err(Rejection::Learner));
+        let mut closed = Chain::new(chain.config.closed(vec![A, B], 99));
+        let id = closed.config.id;
+        assert_eq!(
+            closed.prepare(A, id, ballot(1, A)),
+            Err(Rejection::NotMember)
+        );
+    }
+
+    #[test]
+    fn branches_know_what_they_come_from() {
+        let base = chain().config;
+        let next = base.next(vec![B, C]);
+        let fork = base.fork(vec![A], 8);
+        assert!(next.descends_from(base.id) && fork.descends_from(base.id));
+        assert!(!next.descends_from(fork.id) && !fork.descends_from(next.id));
+        let mut there = Chain::new(fork.clone());
+        assert!(!there.install(A, &next), "of another branch");
+        let mut left = Chain::new(base.clone());
+        assert!(!left.install(B, &fork), "others went on alone");
+        assert!(left.install(A, &fork));
+        assert!(next.is_rival_of(&fork) && base.is_rival_of(&fork));
+        assert!(!next.is_rival_of(&base));
+        assert!(matches!(there.matches(base.id), Err(Rejection::Forked(_))));
+        let closed = fork.closed(vec![A], next.id.branch);
+        let joined = next.joined(closed.source());
+        assert!(joined.descends_from(closed.id) && joined.descends_from(next.id));
+        assert!(joined.id.epoch > closed.id.epoch.max(next.id.epoch));
+        assert!(Chain::new(closed).install(A, &joined));
+        let mut absent = Chain::new(fork);
+        assert!(
+            absent.install(A, &joined),
+            "its branch was closed without it"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_from_what_can() {
+        let mut config = chain().config;
+        assert!(config.is_legal());
+        config.members = vec![A, A];
+        assert!(!config.is_legal());
+        config.members.clear();
+        assert!(!config.is_legal());
+    }
+}

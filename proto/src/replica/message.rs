@@ -1,0 +1,299 @@
+//! What partition cores say to each other over peer streams.
+//!
+//! Streams keep order, but may break: every exchange is repeated by whoever waits for its
+//! answer, and every message can come twice.
+//!
+//! ```text
+//!   decide    P ->[Prepare] M ->[Promise | Rejected] P
+//!             P ->[Accept] M ->[Accepted | Rejected] P
+//!             P ->[Install] M ->[Installed] P            also to the new owner, from whoever installs
+//!   write     O ->[Write] B ->[Written] O
+//!   equalise  I ->[Compare] R ->[Equal | Differ | Rejected] I
+//!             I ->[List] R ->[Listed] I
+//!             I ->[Fetch] R ->[Entries] I,   I ->[Entries] R ->[Stored] I
+//!   fill      O ->[Fill] L ->[Filling | Rejected] O, then equalise; or O ->[Abandon] L
+//!   forget    F ->[MayForget] O ->[Forget] F
+//!   join      L ->[Closed] K                              a closed branch, to the one that keeps
+//!   route     O ->[Routes] *,   A ->[RoutesDigest] B ->[Routes] A
+//!   ask       A ->[Ask] O ->[Answer | NotOwner] A
+//! ```
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::chain::{Ballot, ConfigId, Configuration, Rejection};
+use crate::{
+    id::{NodeId, PartitionId},
+    kv::{
+        entry::Entry,
+        request::{Request, RequestError, Response},
+        version::{Hlc, Version},
+    },
+};
+
+/// The first byte of a frame that is for a partition core; no other frame begins with it.
+pub const FRAME_MARK: u8 = 0xff;
+
+/// Which effort a transfer belongs to (rule 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Attempt {
+    /// A proposal that holds this ballot: between fenced members.
+    Ballot(Ballot),
+    /// The owner makes a member equal.
+    Repair(u64),
+    /// The owner fills one who is no member yet.
+    Fill(u64),
+    /// The owner takes over the entries of a closed branch.
+    Join(u64),
+}
+
+/// One entry on its way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Its key.
+    pub key: Bytes,
+    /// What is known of it.
+    pub entry: Entry,
+}
+
+/// One of the writes that an owner has under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteItem {
+    /// The owner's number for it.
+    pub number: u64,
+    /// The key.
+    pub key: Bytes,
+    /// What to store.
+    pub content: Content,
+}
+
+/// What a backup is to have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// This.
+    Entry(Entry),
+    /// An entry of that version, or none: a read asks whether it has it (rule 1).
+    Check(Option<Version>),
+}
+
+/// Who keeps a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Route {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Its configuration.
+    pub id: ConfigId,
+    /// The members, the owner first.
+    pub members: Vec<NodeId>,
+}
+
+/// One message. Where there is an `id`, it is about work within that configuration, and needs
+/// exact equality (rule 10).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Something about one partition.
+    Partition {
+        /// Which.
+        partition: PartitionId,
+        /// Which configuration it is about.
+        id: ConfigId,
+        /// What.
+        body: Body,
+    },
+    /// Configurations that owners installed.
+    Routes(Vec<Route>),
+    /// The digest of all routes that the sender knows: whoever knows others sends them.
+    RoutesDigest(u64),
+    /// A request for an owner.
+    Ask {
+        /// Comes back with the answer.
+        number: u64,
+        /// What is asked.
+        request: Request,
+        /// The partition that it is about.
+        partition: PartitionId,
+    },
+    /// The answer.
+    Answer {
+        /// To which.
+        number: u64,
+        /// What came of it.
+        result: Result<Response, RequestError>,
+    },
+    /// The asker's table is out of date; nothing was done.
+    NotOwner {
+        /// To which request.
+        number: u64,
+        /// What is known here of its partition.
+        route: Option<Route>,
+    },
+}
+
+/// What is said about one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// Promise that ballot. Carries the present configuration, for those that have not heard
+    /// of it.
+    Prepare {
+        /// The ballot.
+        ballot: Ballot,
+        /// The configuration whose successor is to be chosen.
+        config: Box<Configuration>,
+    },
+    /// It is promised: no more writes in this configuration, from now on.
+    Promise {
+        /// The ballot.
+        ballot: Ballot,
+        /// What was accepted before, if anything.
+        accepted: Option<(Ballot, Box<Configuration>)>,
+        /// [`super::digest::Digests::root`] of what the member has, fenced.
+        root: u64,
+        /// The largest clock reading that it has seen.
+        hlc: Hlc,
+    },
+    /// Accept that next configuration.
+    Accept {
+        /// The ballot.
+        ballot: Ballot,
+        /// The next configuration.
+        next: Box<Configuration>,
+    },
+    /// It is accepted.
+    Accepted {
+        /// The ballot.
+        ballot: Ballot,
+    },
+    /// Not promised, accepted, or taken in.
+    Rejected {
+        /// The attempt that it was about.
+        attempt: Attempt,
+        /// Why.
+        why: Rejection,
+    },
+    /// That configuration was chosen. `id` is its own.
+    Install(Box<Configuration>),
+    /// It is installed.
+    Installed,
+    /// Store these.
+    Write(Vec<WriteItem>),
+    /// These are stored; of those in `lacking` another version was there than was asked about.
+    Written {
+        /// Numbers of writes.
+        done: Vec<u64>,
+        /// Numbers of checks that found something else.
+        lacking: Vec<u64>,
+    },
+    /// These are not stored.
+    NotWritten {
+        /// Their numbers.
+        numbers: Vec<u64>,
+        /// Why.
+        why: Rejection,
+    },
+    /// Is that what you have?
+    Compare {
+        /// The effort.
+        attempt: Attempt,
+        /// The sender's root.
+        root: u64,
+    },
+    /// It is.
+    Equal {
+        /// The effort.
+        attempt: Attempt,
+        /// The root.
+        root: u64,
+    },
+    /// It is not; this is.
+    Differ {
+        /// The effort.
+        attempt: Attempt,
+        /// Digests of all buckets.
+        digests: Vec<u64>,
+    },
+    /// What is in these buckets?
+    List {
+        /// The effort.
+        attempt: Attempt,
+        /// Which buckets.
+        buckets: Vec<u16>,
+    },
+    /// This is: the first of the buckets asked for, as many as fit.
+    Listed {
+        /// The effort.
+        attempt: Attempt,
+        /// Which buckets these are.
+        buckets: Vec<u16>,
+        /// Their keys and versions.
+        keys: Vec<(Bytes, Version)>,
+    },
+    /// Send me these.
+    Fetch {
+        /// The effort.
+        attempt: Attempt,
+        /// Which keys.
+        keys: Vec<Bytes>,
+    },
+    /// Entries, to be merged by version.
+    Entries {
+        /// The effort.
+        attempt: Attempt,
+        /// The entries.
+        entries: Vec<Carried>,
+        /// Strict clusters: versions that the receiver shall drop, because the owner does not
+        /// have them.
+        drop: Vec<(Bytes, Version)>,
+    },
+    /// They are merged.
+    Stored {
+        /// The effort.
+        attempt: Attempt,
+    },
+    /// Become a copy of this partition.
+    Fill {
+        /// The effort.
+        attempt: Attempt,
+    },
+    /// Go ahead.
+    Filling {
+        /// The effort.
+        attempt: Attempt,
+    },
+    /// The copy is not wanted any more.
+    Abandon {
+        /// The effort.
+        attempt: Attempt,
+    },
+    /// You have been found equal, and count again (rule 8).
+    Vouch,
+    /// I am no member any more: may I drop what I have?
+    MayForget,
+    /// You may: all members of this configuration are complete.
+    Forget,
+    /// My branch is closed, and to be joined into yours; `id` is its last configuration.
+    Closed(Box<Configuration>),
+}
+
+/// Puts a message into a frame.
+pub fn encode(message: &Message) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(64);
+    frame.push(FRAME_MARK);
+    crate::wire::codec::encode_into(message, &mut frame);
+    frame
+}
+
+/// Reads a frame.
+///
+/// # Errors
+/// If it is anything else.
+pub fn decode(frame: &[u8]) -> Result<Message, crate::wire::codec::DecodeError> {
+    match frame.split_first() {
+        Some((&FRAME_MARK, rest)) => crate::wire::codec::decode_large(rest),
+        _ => Err(crate::wire::codec::DecodeError::Malformed),
+    }
+}
+
+/// Whether a frame is for a partition core.
+pub fn is_marked(frame: &[u8]) -> bool {
+    frame.first() == Some(&FRAME_MARK)
+}

@@ -1,0 +1,671 @@
+//! Choosing the next configuration: take-over, resuming, closing a branch.
+//!
+//! ```text
+//!   Preparing ──enough promised──> Merging ──equal on enough──> Accepting ──enough──> chosen
+//!       ^                             |                             |
+//!       └── anew, with a larger ballot, if nothing moves for a second ──┘
+//! ```
+//!
+//! How many are enough is the only difference between the two modes: a majority (`strict`), or every
+//! member that is not declared failed (`available`). In `available` mode a minority goes on in a
+//! branch of its own, and nothing is accepted for that: whoever is in a branch of its own
+//! answers so, and does not count (rule A1).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::RngExt;
+
+use super::{
+    chain::{Ballot, ConfigId, Configuration, Rejection},
+    host::Standing,
+    message::{Attempt, Body},
+    owner::millis,
+    shard::{Shard, Timer},
+};
+use crate::{
+    event::Event,
+    id::{NodeId, PartitionId},
+    kv::version::Hlc,
+    time::Time,
+};
+
+/// Why a next configuration is proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The owner is gone, or this node is the owner and begins anew.
+    TakeOver,
+    /// This branch is to be joined into that one.
+    Close(u64),
+}
+
+/// A proposal under way at this node.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    pub(super) purpose: Purpose,
+    pub(super) ballot: Ballot,
+    pub(super) began: Time,
+    moved: Time,
+    phase: Phase,
+    /// Those that answered, but do not count.
+    mute: BTreeSet<NodeId>,
+    promised: BTreeMap<NodeId, Promised>,
+    /// The owner before.
+    pub(super) from: NodeId,
+    /// When each member was asked last, of those that could be.
+    asked: BTreeMap<NodeId, Time>,
+}
+
+#[derive(Debug)]
+struct Promised {
+    accepted: Option<(Ballot, Configuration)>,
+    /// The root that it was last found to have.
+    root: u64,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Preparing,
+    Merging {
+        next: Configuration,
+        forks: bool,
+        /// Of members that are new in `next`.
+        filled: BTreeMap<NodeId, Option<u64>>,
+    },
+    Accepting {
+        next: Configuration,
+        accepted: BTreeSet<NodeId>,
+    },
+}
+
+impl Shard {
+    /// Whether a member was declared failed, left, or has been heard of by nobody for long.
+    pub(super) fn is_gone(&self, node: NodeId) -> bool {
+        // While this node leaves it counts as gone for others; for itself it does its part.
+        let Some(view) = self.view.as_ref().filter(|_| node != self.own) else {
+            return false;
+        };
+        match view.standing(node) {
+            Some(Standing::Living | Standing::Leaving) => false,
+            Some(Standing::Returning | Standing::Failed | Standing::Gone) => true,
+            None => self
+                .first_view
+                .is_some_and(|first| self.now.time >= first + self.config.timing.unknown),
+        }
+    }
+
+    pub(super) fn is_strict(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.is_strict())
+    }
+
+    /// Begins to choose the next configuration of a partition that this node is a member of.
+    pub(super) fn propose(&mut self, p: PartitionId, purpose: Purpose) {
+        let own = self.own;
+        let now = self.now.time;
+        let root = self.root(p);
+        let replica = self.replica(p);
+        let counter = replica
+            .chain
+            .as_ref()
+            .and_then(|chain| chain.promised)
+            .map_or(0, |ballot| ballot.counter);
+        let Some(chain) = &mut replica.chain else {
+            return;
+        };
+        let ballot = Ballot {
+            counter: counter.saturating_add(1),
+            node: own,
+        };
+        let (id, config) = (chain.config.id, chain.config.clone());
+        // Rule 3: a proposer promises to itself before it asks others.
+        if chain.prepare(own, id, ballot).is_err() {
+            return;
+        }
+        let accepted = chain.accepted.clone();
+        if let Some(owner) = &mut replica.owner {
+            owner.change = None;
+        }
+        replica.sessions.clear();
+        replica.promised_at = Some(now);
+        replica.proposal = Some(Proposal {
+            purpose,
+            ballot,
+            began: now,
+            moved: now,
+            phase: Phase::Preparing,
+            mute: BTreeSet::new(),
+            promised: BTreeMap::from([(own, Promised { accepted, root })]),
+            from: config.owner(),
+            asked: BTreeMap::new(),
+        });
+        self.counters_up("proposals");
+        self.keep_chain(p);
+        self.ask_again(p);
+        self.proposal_goes_on(p);
+    }
+
+    /// Asks members that have not answered, unless they were asked a moment ago.
+    pub(super) fn ask_again(&mut self, p: PartitionId) {
+        let now = self.now.time;
+        let retry = self.config.timing.retry;
+        self.timers.set_by(Timer::Partition(p), now + retry);
+        let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
+            return;
+        };
+        let view = self.view.clone();
+        let Some(proposal) = self.replica(p).proposal.as_mut() else {
+            return;
+        };
+        let ballot = proposal.ballot;
+        let mut bodies = Vec::new();
+        for member in &config.members {
+            let answered = proposal.mute.contains(member)
+                || match &proposal.phase {
+                    Phase::Preparing => proposal.promised.contains_key(member),
+                    Phase::Merging { .. } => true,
+                    Phase::Accepting { accepted, .. } => accepted.contains(member),
+                };
+            let asked = proposal.asked.get(member);
+            let reachable = view.as_ref().is_some_and(|view| view.is_reachable(*member));
+            if answered || !reachable || asked.is_some_and(|at| now < *at + retry) {
+                continue;
+            }
+            proposal.asked.insert(*member, now);
+            let body = match &proposal.phase {
+                Phase::Accepting { next, .. } => Body::Accept {
+                    ballot,
+                    next: Box::new(next.clone()),
+                },
+                _ => Body::Prepare {
+                    ballot,
+                    config: Box::new(config.clone()),
+                },
+            };
+            bodies.push((*member, body));
+        }
+        // What was promised or accepted here is on the disk before others are asked (rule 3).
+        let after = self.durable();
+        for (member, body) in bodies {
+            self.tell(member, p, config.id, body, Some(after));
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(super) fn hear_promise(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        ballot: Ballot,
+        accepted: Option<(Ballot, Box<Configuration>)>,
+        root: u64,
+        hlc: Hlc,
+    ) {
+        self.clock.saw(hlc);
+        let Some(proposal) = self.proposal(p, id, ballot) else {
+            return;
+        };
+        let accepted = accepted.map(|(ballot, config)| (ballot, *config));
+        if accepted
+            .as_ref()
+            .is_some_and(|(_, config)| !config.is_legal() || !config.descends_from(id))
+        {
+            return self.counters_up("rejected_message");
+        }
+        proposal
+            .promised
+            .entry(from)
+            .or_insert(Promised { accepted, root });
+        self.proposal_goes_on(p);
+    }
+
+    pub(super) fn hear_accepted(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        ballot: Ballot,
+    ) {
+        if let Some(proposal) = self.proposal(p, id, ballot) {
+            if let Phase::Accepting { accepted, .. } = &mut proposal.phase {
+                accepted.insert(from);
+            }
+            return self.proposal_goes_on(p);
+        }
+        self.change_accepted(from, p, id, ballot);
+    }
+
+    fn proposal(&mut self, p: PartitionId, id: ConfigId, ballot: Ballot) -> Option<&mut Proposal> {
+        let now = self.now.time;
+        let replica = self.replicas.get_mut(&p)?;
+        if replica.chain.as_ref()?.config.id != id {
+            return None;
+        }
+        let proposal = replica.proposal.as_mut().filter(|it| it.ballot == ballot)?;
+        proposal.moved = now;
+        Some(proposal)
+    }
+
+    /// A member does not promise or accept, or does not take part in a transfer.
+    pub(super) fn hear_rejected(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        attempt: Attempt,
+        why: Rejection,
+    ) {
+        match &why {
+            Rejection::Newer(config) if config.is_legal() => {
+                if self.learn_configuration(p, config) {
+                    return self.drive(p);
+                }
+                self.learn_route(p, config);
+            }
+            Rejection::Forked(config) | Rejection::Diverged(config) if config.is_legal() => {
+                if self
+                    .chain(p)
+                    .is_some_and(|c| config.descends_from(c.config.id) && config.has(self.own))
+                {
+                    // A fork that this node belongs to was chosen without it noticing.
+                    self.learn_configuration(p, config);
+                    return self.drive(p);
+                }
+                self.meet_rival(p, config);
+                self.owner_is_elsewhere(p, from);
+            }
+            _ => {}
+        }
+        let Attempt::Ballot(ballot) = attempt else {
+            return self.transfer_rejected(from, p, attempt, &why);
+        };
+        let Some(proposal) = self.proposal(p, id, ballot) else {
+            return self.change_rejected(p, id, ballot);
+        };
+        match why {
+            Rejection::Promised(larger) if larger > ballot => {
+                // Somebody else is about it. If nothing comes of that, this node tries again.
+                let replica = self.replica(p);
+                replica.proposal = None;
+                replica.sessions.clear();
+                let pause = self.pause();
+                self.timers.set(Timer::Partition(p), self.now.time + pause);
+                self.replica(p).backoff = Some(self.now.time + pause);
+                self.counters_up("proposals_lost");
+            }
+            Rejection::Forked(_) | Rejection::Diverged(_) | Rejection::Learner => {
+                proposal.mute.insert(from);
+                self.proposal_goes_on(p);
+            }
+            _ => {}
+        }
+    }
+
+    // Rivals wait for different times, or they would meet again and again.
+    pub(super) fn pause(&mut self) -> std::time::Duration {
+        let patience = self.config.timing.promise;
+        patience / 2 + patience * self.rng.random_range(0..100u32) / 100
+    }
+
+    /// Looks whether the proposal can go on, and tries again what was not answered.
+    pub(super) fn proposal_goes_on(&mut self, p: PartitionId) {
+        let Some(proposal) = self.replicas.get(&p).and_then(|r| r.proposal.as_ref()) else {
+            return;
+        };
+        match &proposal.phase {
+            Phase::Preparing => self.prepared(p),
+            Phase::Merging { .. } => self.merging(p),
+            Phase::Accepting { .. } => self.accepting(p),
+        }
+    }
+
+    /// A proposal whose members do not answer is begun anew.
+    pub(super) fn proposal_is_late(&mut self, p: PartitionId) -> bool {
+        let limit = self.config.timing.proposal;
+        let now = self.now.time;
+        let Some(proposal) = self.replica(p).proposal.as_ref() else {
+            return false;
+        };
+        now >= proposal.moved + limit
+    }
+
+    fn prepared(&mut self, p: PartitionId) {
+        let strict = self.is_strict();
+        let own = self.own;
+        let (Some(chain), Some(replica)) = (self.chain(p), self.replicas.get(&p)) else {
+            return;
+        };
+        let Some(proposal) = &replica.proposal else {
+            return;
+        };
+        let config = chain.config.clone();
+        let have = proposal.promised.len();
+        let majority = have >= config.majority();
+        let waiting = config.members.iter().any(|member| {
+            let answered = proposal.promised.contains_key(member) || proposal.mute.contains(member);
+            !answered && !self.is_gone(*member)
+        });
+        // Strict: those beyond the majority are waited for a moment, which spares repair.
+        let moment = proposal.began + self.config.timing.rank / 2;
+        let enough = if strict {
+            majority && (!waiting || self.now.time >= moment)
+        } else {
+            !waiting
+        };
+        if !enough {
+            let at = self.now.time + self.config.timing.rank / 2;
+            if strict && majority {
+                self.timers.set_by(Timer::Partition(p), at);
+            }
+            return;
+        }
+        let purpose = proposal.purpose;
+        let answered: Vec<NodeId> = config
+            .members
+            .iter()
+            .copied()
+            .filter(|member| proposal.promised.contains_key(member))
+            .collect();
+        let adopted = proposal
+            .promised
+            .values()
+            .filter_map(|promised| promised.accepted.as_ref())
+            .max_by_key(|(ballot, _)| *ballot)
+            .map(|(_, next)| next.clone())
+            .filter(|_| majority);
+        let forks = !majority;
+        let rank = |member: &NodeId| {
+            let living = answered.contains(member) || !self.is_gone(*member);
+            (*member != own, !living)
+        };
+        let next = match (adopted, purpose) {
+            (Some(next), _) => next,
+            (None, Purpose::Close(into)) if majority => config.closed(answered, into),
+            (None, _) => {
+                let mut members = if strict {
+                    config.members.clone()
+                } else {
+                    answered.clone()
+                };
+                members.sort_by_key(rank);
+                if forks {
+                    config.fork(members, self.rng.random())
+                } else {
+                    config.next(members)
+                }
+            }
+        };
+        let filled = next
+            .members
+            .iter()
+            .filter(|member| !config.has(**member))
+            .map(|member| (*member, None))
+            .collect();
+        if let Some(proposal) = &mut self.replica(p).proposal {
+            proposal.phase = Phase::Merging {
+                next,
+                forks,
+                filled,
+            };
+        }
+        self.merging(p);
+    }
+
+    // Step 3: what enough members of the next configuration have is merged and equal there.
+    fn merging(&mut self, p: PartitionId) {
+        let own = self.own;
+        let omit = self.config.omit.merge;
+        let strict = self.is_strict();
+        let root = self.root(p);
+        let Some(id) = self.chain(p).map(|chain| chain.config.id) else {
+            return;
+        };
+        let Some(Proposal {
+            phase:
+                Phase::Merging {
+                    next,
+                    forks,
+                    filled,
+                },
+            promised,
+            ballot,
+            ..
+        }) = self.replica(p).proposal.as_ref()
+        else {
+            return;
+        };
+        let (next, forks, attempt) = (next.clone(), *forks, Attempt::Ballot(*ballot));
+        let is_equal = |member: &NodeId| {
+            *member == own
+                || promised.get(member).is_some_and(|has| has.root == root)
+                || filled.get(member).is_some_and(|has| *has == Some(root))
+        };
+        // Everybody that promised is asked for what it has, whether it is a member afterwards or not.
+        let unequal: Vec<NodeId> = promised.keys().copied().filter(|m| !is_equal(m)).collect();
+        let empty: Vec<NodeId> = filled.keys().copied().filter(|m| !is_equal(m)).collect();
+        let equal = next
+            .members
+            .iter()
+            .filter(|member| is_equal(member))
+            .count();
+        let all_asked = unequal.iter().all(|member| self.is_gone(*member));
+        let heard = all_asked || (strict && self.majority_is_merged(p, &unequal));
+        if omit || (heard && equal >= next.majority()) {
+            return self.ask_to_accept(p, next, forks);
+        }
+        for member in unequal {
+            self.compare_with(p, member, id, attempt);
+        }
+        let number = u64::from(self.ballot_of(p).map_or(0, |ballot| ballot.counter));
+        for member in empty {
+            let attempt = Attempt::Fill(number);
+            self.tell(member, p, id, Body::Fill { attempt }, None);
+        }
+        self.timers.set_by(
+            Timer::Partition(p),
+            self.now.time + self.config.timing.retry,
+        );
+    }
+
+    // Strict: a majority of the old members has been asked for all that it has.
+    fn majority_is_merged(&self, p: PartitionId, unequal: &[NodeId]) -> bool {
+        let Some(replica) = self.replicas.get(&p) else {
+            return false;
+        };
+        let (Some(chain), Some(proposal)) = (&replica.chain, &replica.proposal) else {
+            return false;
+        };
+        proposal.promised.len() - unequal.len() >= chain.config.majority()
+    }
+
+    fn ballot_of(&self, p: PartitionId) -> Option<Ballot> {
+        self.replicas.get(&p)?.proposal.as_ref().map(|it| it.ballot)
+    }
+
+    /// A comparison that belongs to a proposal has found a replica equal.
+    pub(super) fn proposal_found_equal(&mut self, p: PartitionId, peer: NodeId, root: u64) {
+        let now = self.now.time;
+        if let Some(proposal) = &mut self.replica(p).proposal {
+            proposal.moved = now;
+            if let Some(promised) = proposal.promised.get_mut(&peer) {
+                promised.root = root;
+            }
+            if let Phase::Merging { filled, .. } = &mut proposal.phase
+                && let Some(has) = filled.get_mut(&peer)
+            {
+                *has = Some(root);
+            }
+        }
+        self.proposal_goes_on(p);
+    }
+
+    /// A session of a proposal moves.
+    pub(super) fn proposal_moves(&mut self, p: PartitionId) {
+        let now = self.now.time;
+        if let Some(proposal) = self.replicas.get_mut(&p).and_then(|r| r.proposal.as_mut()) {
+            proposal.moved = now;
+        }
+    }
+
+    fn ask_to_accept(&mut self, p: PartitionId, next: Configuration, forks: bool) {
+        let own = self.own;
+        self.replica(p).sessions.clear();
+        if forks {
+            // Rule A1: a fork is not recorded in `accepted`; whoever goes on with it installs it.
+            return self.chosen(p, &next);
+        }
+        let Some(ballot) = self.ballot_of(p) else {
+            return;
+        };
+        let replica = self.replica(p);
+        let Some(chain) = &mut replica.chain else {
+            return;
+        };
+        let id = chain.config.id;
+        // Rule 3: a proposer durably accepts its own proposal before it asks others.
+        if chain.accept(own, id, ballot, &next).is_err() {
+            replica.proposal = None;
+            return;
+        }
+        if let Some(proposal) = &mut replica.proposal {
+            proposal.phase = Phase::Accepting {
+                next,
+                accepted: BTreeSet::from([own]),
+            };
+            proposal.asked.clear();
+        }
+        self.keep_chain(p);
+        self.ask_again(p);
+        self.accepting(p);
+    }
+
+    /// Whether enough members accepted, or `None` if that cannot be any more.
+    pub(super) fn is_accepted(
+        &self,
+        config: &Configuration,
+        accepted: &BTreeSet<NodeId>,
+    ) -> Option<bool> {
+        let majority = accepted.len() >= config.majority();
+        if self.is_strict() {
+            return Some(majority);
+        }
+        let waiting = config
+            .members
+            .iter()
+            .any(|member| !accepted.contains(member) && !self.is_gone(*member));
+        match (waiting, majority) {
+            (true, _) => Some(false),
+            (false, true) => Some(true),
+            (false, false) => None,
+        }
+    }
+
+    fn accepting(&mut self, p: PartitionId) {
+        let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
+            return;
+        };
+        let Some(Proposal {
+            phase: Phase::Accepting { next, accepted },
+            purpose,
+            mute,
+            ..
+        }) = self.replicas.get(&p).and_then(|r| r.proposal.as_ref())
+        else {
+            return;
+        };
+        let (next, purpose) = (next.clone(), *purpose);
+        let accepted: BTreeSet<NodeId> = accepted.clone();
+        let answered: BTreeSet<NodeId> = accepted.union(mute).copied().collect();
+        let verdict = match self.is_accepted(&config, &answered) {
+            Some(true) if accepted.len() >= config.majority() => Some(true),
+            Some(true) => None,
+            other => other,
+        };
+        match verdict {
+            Some(true) => self.chosen(p, &next),
+            Some(false) => {}
+            // Too few are left: from the beginning, as a minority.
+            None => self.propose(p, purpose),
+        }
+    }
+
+    /// For whom a proposal waits, for people.
+    pub(super) fn proposal_waits_for(&self, config: &Configuration, proposal: &Proposal) -> String {
+        let missing: Vec<String> = config
+            .members
+            .iter()
+            .filter(|member| !proposal.promised.contains_key(member))
+            .map(|member| {
+                let how = if proposal.mute.contains(member) {
+                    "went on alone"
+                } else if self.is_gone(*member) {
+                    "is gone"
+                } else {
+                    "has not answered"
+                };
+                format!("{member} {how}")
+            })
+            .collect();
+        if missing.is_empty() {
+            return "the next configuration is being decided".to_owned();
+        }
+        format!(
+            "the next configuration is being decided by {} of {} members: {}",
+            proposal.promised.len(),
+            config.members.len(),
+            missing.join(", ")
+        )
+    }
+
+    /// A next configuration was chosen: it is installed here, and everybody whom it concerns is told.
+    pub(super) fn chosen(&mut self, p: PartitionId, next: &Configuration) {
+        let Some(replica) = self.replicas.get(&p) else {
+            return;
+        };
+        let Some(before) = replica.chain.as_ref().map(|chain| chain.config.clone()) else {
+            return;
+        };
+        let led = self.lead(p);
+        // Writes that were under way are among what was found equal: a majority has them, and so has the
+        // owner, unless it is one that an earlier proposal named.
+        let changed = self
+            .replicas
+            .get(&p)
+            .is_some_and(|replica| replica.proposal.is_none());
+        if changed || next.owner() == self.own {
+            self.writes_kept(p, next);
+        }
+        if !self.learn_configuration(p, next) {
+            return;
+        }
+        if before.owner() == self.own && next.owner() != self.own {
+            self.counters_up("handed_over");
+            self.event(Event::PartitionHandedOver {
+                partition: p,
+                to: self.name(next.owner()),
+                epoch: next.id.epoch,
+                took_ms: millis(self.now.time.saturating_since(led.began)),
+            });
+        }
+        let after = self.durable();
+        let mut tell: Vec<NodeId> = next.members.clone();
+        for member in before.members {
+            if !tell.contains(&member) {
+                tell.push(member);
+            }
+        }
+        tell.retain(|member| *member != self.own);
+        for member in &tell {
+            let body = Body::Install(Box::new(next.clone()));
+            self.tell(*member, p, next.id, body, Some(after));
+        }
+        let (own, now) = (self.own, self.now.time);
+        let replica = self.replica(p);
+        if let Some(owner) = &mut replica.owner {
+            owner.led = Some(led);
+            owner.told_install = Some(now);
+        } else if next.owner() != own {
+            replica.telling = tell;
+        }
+        self.drive(p);
+    }
+}

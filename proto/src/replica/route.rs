@@ -1,0 +1,221 @@
+//! Who owns what, as far as is known: a table that may be out of date.
+//!
+//! Owners announce what they installed; tables are compared by digest when a stream opens, and
+//! now and then. Whatever the table says, only the chain decides: an answer from somebody who
+//! is no owner corrects it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::RngExt;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::{
+    chain::{ConfigId, Configuration},
+    message::{Body, Message, Route},
+    shard::{Shard, Timer},
+};
+use crate::{
+    id::{NodeId, PartitionId},
+    wire::codec,
+};
+
+/// Routes in one message.
+const ROUTES_AT_ONCE: usize = 1024;
+
+/// The table of one shard.
+#[derive(Debug, Default)]
+pub(super) struct Routes {
+    table: BTreeMap<PartitionId, Route>,
+    /// To be announced with the next flush.
+    fresh: BTreeSet<PartitionId>,
+    digest: Option<u64>,
+    /// Changed since a host asked.
+    changed: BTreeSet<PartitionId>,
+}
+
+impl Routes {
+    pub(super) fn get(&self, partition: PartitionId) -> Option<&Route> {
+        self.table.get(&partition)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = (&PartitionId, &Route)> {
+        self.table.iter()
+    }
+
+    pub(super) fn owner(&self, partition: PartitionId) -> Option<NodeId> {
+        self.get(partition)?.members.first().copied()
+    }
+
+    /// Whether the table says that a node owns a partition in that configuration.
+    pub(super) fn is_owner(&self, partition: PartitionId, node: NodeId, id: ConfigId) -> bool {
+        self.get(partition)
+            .is_some_and(|route| route.id == id && route.members.first() == Some(&node))
+    }
+
+    /// Takes in a route, if it is newer than what is known. Whether it is.
+    pub(super) fn learn(&mut self, route: Route) -> bool {
+        let newer = self
+            .get(route.partition)
+            .is_none_or(|known| route.id > known.id);
+        if newer {
+            self.put(route);
+        }
+        newer
+    }
+
+    fn put(&mut self, route: Route) {
+        self.digest = None;
+        self.changed.insert(route.partition);
+        self.table.insert(route.partition, route);
+    }
+
+    fn digest(&mut self) -> u64 {
+        let table = &self.table;
+        *self.digest.get_or_insert_with(|| {
+            let all: Vec<(PartitionId, ConfigId)> =
+                table.values().map(|r| (r.partition, r.id)).collect();
+            xxh3_64(&codec::encode(&all))
+        })
+    }
+}
+
+impl Shard {
+    /// Routes that have changed since this was asked last; `None` if none has.
+    pub fn take_changed_routes(&mut self) -> Option<Vec<Route>> {
+        if self.routes.changed.is_empty() {
+            return None;
+        }
+        let changed = std::mem::take(&mut self.routes.changed);
+        let routes = changed.iter().filter_map(|p| self.routes.get(*p).cloned());
+        Some(routes.collect())
+    }
+
+    /// How many partitions this node owns, and in how many it is a member.
+    pub fn holds(&self) -> (usize, usize) {
+        let mut holds = (0, 0);
+        for replica in self.replicas.values() {
+            let Some(chain) = &replica.chain else {
+                continue;
+            };
+            if chain.config.has(self.own) {
+                holds.1 += 1;
+                holds.0 += usize::from(chain.config.owner() == self.own);
+            }
+        }
+        holds
+    }
+
+    /// What a configuration that was chosen says.
+    pub(super) fn learn_route(&mut self, p: PartitionId, config: &Configuration) {
+        // A closed branch is served by nobody.
+        if config.closed_into.is_some() {
+            return;
+        }
+        let follows = self
+            .routes
+            .get(p)
+            .is_none_or(|known| config.descends_from(known.id) || config.id > known.id);
+        if follows {
+            self.routes.put(Route {
+                partition: p,
+                id: config.id,
+                members: config.members.clone(),
+            });
+            self.release(p);
+        }
+    }
+
+    /// This node owns it now: everybody is told, with the next flush.
+    pub(super) fn announce(&mut self, p: PartitionId, config: &Configuration) {
+        self.learn_route(p, config);
+        self.routes.fresh.insert(p);
+    }
+
+    pub(super) fn announce_routes(&mut self) {
+        if self.routes.fresh.is_empty() {
+            return;
+        }
+        let fresh = std::mem::take(&mut self.routes.fresh);
+        let routes: Vec<Route> = fresh
+            .iter()
+            .filter_map(|partition| self.routes.get(*partition).cloned())
+            .collect();
+        for peer in self.reachable() {
+            self.send_routes(peer, &routes);
+        }
+    }
+
+    fn reachable(&self) -> Vec<NodeId> {
+        let Some(view) = self.view() else {
+            return Vec::new();
+        };
+        let others = view.peers.keys().filter(|node| **node != self.own);
+        others
+            .copied()
+            .filter(|node| view.is_reachable(*node))
+            .collect()
+    }
+
+    fn send_routes(&mut self, to: NodeId, routes: &[Route]) {
+        for some in routes.chunks(ROUTES_AT_ONCE) {
+            self.send(to, Message::Routes(some.to_vec()));
+        }
+    }
+
+    pub(super) fn hear_routes(&mut self, from: NodeId, routes: Vec<Route>) {
+        for route in routes {
+            let p = route.partition;
+            if !self.is_mine(p) || route.members.is_empty() {
+                continue;
+            }
+            self.is_it_a_rival(from, &route);
+            if self.routes.learn(route) {
+                self.release(p);
+            }
+        }
+    }
+
+    // An owner that hears of another configuration tells that one's owner of its own: the answer
+    // says which of the two follows, or that they are rivals.
+    fn is_it_a_rival(&mut self, from: NodeId, route: &Route) {
+        let p = route.partition;
+        let Some(replica) = self.replicas.get(&p) else {
+            return;
+        };
+        let (Some(chain), Some(owner)) = (&replica.chain, &replica.owner) else {
+            return;
+        };
+        let config = &chain.config;
+        let stale = config.id == route.id || config.ends(route.id);
+        if stale || !owner.serving || route.members.first() != Some(&from) {
+            return;
+        }
+        let body = Body::Install(Box::new(config.clone()));
+        let id = config.id;
+        self.tell(from, p, id, body, None);
+    }
+
+    pub(super) fn greet_with_routes(&mut self, peer: NodeId) {
+        let digest = self.routes.digest();
+        self.send(peer, Message::RoutesDigest(digest));
+    }
+
+    /// The asker gets all routes, if it knows others.
+    pub(super) fn hear_routes_digest(&mut self, from: NodeId, digest: u64) {
+        if self.routes.digest() != digest {
+            let routes: Vec<Route> = self.routes.table.values().cloned().collect();
+            self.send_routes(from, &routes);
+        }
+    }
+
+    /// Compares with somebody, every few seconds.
+    pub(super) fn compare_routes(&mut self) {
+        let peers = self.reachable();
+        if !peers.is_empty() {
+            let peer = peers[self.rng.random_range(0..peers.len())];
+            self.greet_with_routes(peer);
+        }
+        let at = self.now.time + self.config.timing.forget;
+        self.timers.set(Timer::Routes, at);
+    }
+}

@@ -1,0 +1,512 @@
+//! One way to make copies equal: digests first, then only what differs, both ways.
+//!
+//! ```text
+//!   initiator                                   other
+//!   Compare{root} ────────────────────────────>         the same? Equal, done
+//!             <──────────────── Differ{digests}
+//!   List{buckets that differ} ────────────────>
+//!             <────────────────── Listed{keys, versions}
+//!   Fetch{newer there} ───────────────────────>
+//!             <────────────────────────── Entries
+//!   Entries{newer here} ──────────────────────>
+//!             <─────────────────────────── Stored
+//!   ... the next buckets; in the end Compare again
+//! ```
+//!
+//! It serves take-over (between fenced members), filling newcomers, repair, and joining
+//! branches. The other side keeps no state: it checks each message by itself (rule 4).
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::{
+    chain::{ConfigId, Rejection},
+    message::{Attempt, Body, Carried},
+    shard::{Shard, Timer},
+};
+use crate::{
+    id::{NodeId, PartitionId},
+    kv::version::Version,
+    store::partitions::Place,
+    time::Time,
+};
+
+/// Buckets asked for at a time.
+const BUCKETS_AT_ONCE: usize = 128;
+/// Keys listed in one message, about.
+const KEYS_AT_ONCE: usize = 2048;
+/// Entries sent in one message (bytes), about; one may be longer.
+const BYTES_AT_ONCE: usize = 256 << 10;
+
+/// What is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaiting {
+    Comparison,
+    Listing,
+    Entries,
+    Stored,
+}
+
+/// A comparison with one other replica, led by this one.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    pub(super) attempt: Attempt,
+    pub(super) id: ConfigId,
+    awaiting: Awaiting,
+    sent: Time,
+    /// The root that the last `Compare` carried.
+    root: u64,
+    buckets: VecDeque<u16>,
+    pull: VecDeque<Bytes>,
+    push: VecDeque<Bytes>,
+    drop: Vec<(Bytes, Version)>,
+    pub(super) moved: u64,
+}
+
+impl Shard {
+    /// Begins to compare with a replica, unless that is under way with the same attempt.
+    pub(super) fn compare_with(
+        &mut self,
+        p: PartitionId,
+        peer: NodeId,
+        id: ConfigId,
+        attempt: Attempt,
+    ) {
+        let now = self.now.time;
+        let retry = self.config.timing.retry;
+        if let Some(session) = self.replica(p).sessions.get(&peer)
+            && session.attempt == attempt
+            && session.id == id
+            && now < session.sent + retry
+        {
+            let at = session.sent + retry;
+            return self.timers.set_by(Timer::Partition(p), at);
+        }
+        self.compare_now(p, peer, id, attempt, 0);
+    }
+
+    fn compare_now(
+        &mut self,
+        p: PartitionId,
+        peer: NodeId,
+        id: ConfigId,
+        attempt: Attempt,
+        moved: u64,
+    ) {
+        // What the root counts in has to arrive before it.
+        self.send_writes();
+        let root = self.root(p);
+        let session = Session {
+            attempt,
+            id,
+            awaiting: Awaiting::Comparison,
+            sent: self.now.time,
+            root,
+            buckets: VecDeque::new(),
+            pull: VecDeque::new(),
+            push: VecDeque::new(),
+            drop: Vec::new(),
+            moved,
+        };
+        self.replica(p).sessions.insert(peer, session);
+        self.tell(peer, p, id, Body::Compare { attempt, root }, None);
+        let at = self.now.time + self.config.timing.retry;
+        self.timers.set_by(Timer::Partition(p), at);
+    }
+
+    fn session(&mut self, p: PartitionId, peer: NodeId, attempt: Attempt) -> Option<&mut Session> {
+        let now = self.now.time;
+        let session = self.replica(p).sessions.get_mut(&peer)?;
+        if session.attempt != attempt {
+            return None;
+        }
+        session.sent = now;
+        self.proposal_moves(p);
+        self.replica(p).sessions.get_mut(&peer)
+    }
+
+    pub(super) fn session_equal(
+        &mut self,
+        peer: NodeId,
+        p: PartitionId,
+        attempt: Attempt,
+        root: u64,
+    ) {
+        let Some(session) = self.session(p, peer, attempt) else {
+            return;
+        };
+        if session.awaiting != Awaiting::Comparison || session.root != root {
+            return;
+        }
+        let (id, moved) = (session.id, session.moved);
+        self.replica(p).sessions.remove(&peer);
+        if let Attempt::Join(_) = attempt {
+            return self.join_is_over(p);
+        }
+        self.found_equal(p, peer, id, attempt, root, moved);
+    }
+
+    pub(super) fn session_differs(
+        &mut self,
+        peer: NodeId,
+        p: PartitionId,
+        attempt: Attempt,
+        digests: &[u64],
+    ) {
+        let differing = self.replica(p).digests.differing(digests);
+        let Some(session) = self.session(p, peer, attempt) else {
+            return;
+        };
+        if session.awaiting != Awaiting::Comparison {
+            return;
+        }
+        session.buckets = differing.into();
+        self.session_goes_on(p, peer);
+    }
+
+    pub(super) fn session_listed(
+        &mut self,
+        peer: NodeId,
+        p: PartitionId,
+        attempt: Attempt,
+        buckets: &[u16],
+        keys: Vec<(Bytes, Version)>,
+    ) {
+        match self.session(p, peer, attempt) {
+            Some(session) if session.awaiting == Awaiting::Listing => {
+                session.buckets.retain(|bucket| !buckets.contains(bucket));
+            }
+            _ => return,
+        }
+        if let Attempt::Join(_) = attempt {
+            return self.join_listed(p, peer, attempt, buckets, keys);
+        }
+        let theirs: BTreeMap<Bytes, Version> = keys.into_iter().collect();
+        let Some(ours) = self.versions(p, buckets) else {
+            return;
+        };
+        let pull: Vec<Bytes> = theirs
+            .iter()
+            .filter(|(key, version)| ours.get(*key).is_none_or(|own| own < *version))
+            .map(|(key, _)| key.clone())
+            .collect();
+        let push = ours
+            .iter()
+            .filter(|(key, version)| theirs.get(*key).is_none_or(|other| other < *version))
+            .map(|(key, _)| key.clone());
+        let push: VecDeque<Bytes> = push.collect();
+        let overwrites = self.overwrites(p, attempt);
+        if let Some(session) = self.session(p, peer, attempt) {
+            session.push = push;
+            if overwrites {
+                // Strict: what the owner does not have goes, and the owner takes nothing in.
+                session.drop = pull
+                    .into_iter()
+                    .filter_map(|key| Some((key.clone(), *theirs.get(&key)?)))
+                    .collect();
+            } else {
+                session.pull = pull.into();
+            }
+        }
+        self.session_goes_on(p, peer);
+    }
+
+    // In strict clusters a stale replica is overwritten by the owner; between fenced members, and
+    // in available ones, both directions are merged.
+    fn overwrites(&self, p: PartitionId, attempt: Attempt) -> bool {
+        let strict = self.view.as_ref().is_some_and(|view| view.is_strict());
+        let serving = self
+            .replicas
+            .get(&p)
+            .and_then(|replica| replica.owner.as_ref())
+            .is_some_and(|owner| owner.serving);
+        strict && serving && matches!(attempt, Attempt::Repair(_) | Attempt::Fill(_))
+    }
+
+    pub(super) fn versions(
+        &mut self,
+        p: PartitionId,
+        buckets: &[u16],
+    ) -> Option<BTreeMap<Bytes, Version>> {
+        let mut versions = BTreeMap::new();
+        for bucket in buckets {
+            match self.store.bucket(p, *bucket) {
+                Ok(page) => {
+                    versions.extend(page.into_iter().map(|(place, e)| (place.key, e.version)));
+                }
+                Err(error) => {
+                    self.broke(&error);
+                    return None;
+                }
+            }
+        }
+        Some(versions)
+    }
+
+    /// Entries of a partition, in the order asked for, until they are enough for one message.
+    pub(super) fn carried(&mut self, p: PartitionId, keys: &mut VecDeque<Bytes>) -> Vec<Carried> {
+        let mut entries = Vec::new();
+        let mut size = 0;
+        while size < BYTES_AT_ONCE
+            && let Some(key) = keys.pop_front()
+        {
+            let place = self.place(p, &key);
+            if let Some(entry) = self.read(&place) {
+                size += entry.size(&key);
+                entries.push(Carried { key, entry });
+            }
+        }
+        entries
+    }
+
+    /// The next message of a session.
+    fn session_goes_on(&mut self, p: PartitionId, peer: NodeId) {
+        let Some(mut session) = self.replica(p).sessions.remove(&peer) else {
+            return;
+        };
+        let attempt = session.attempt;
+        let body = if !session.pull.is_empty() {
+            session.awaiting = Awaiting::Entries;
+            let count = session.pull.len().min(KEYS_AT_ONCE);
+            let keys = session.pull.iter().take(count).cloned().collect();
+            Body::Fetch { attempt, keys }
+        } else if !session.push.is_empty() || !session.drop.is_empty() {
+            session.awaiting = Awaiting::Stored;
+            let entries = self.carried(p, &mut session.push);
+            let size: usize = entries.iter().map(|c| c.entry.size(&c.key)).sum();
+            session.moved += size as u64;
+            Body::Entries {
+                attempt,
+                entries,
+                drop: std::mem::take(&mut session.drop),
+            }
+        } else if !session.buckets.is_empty() {
+            session.awaiting = Awaiting::Listing;
+            let buckets = session.buckets.iter().take(BUCKETS_AT_ONCE).copied();
+            Body::List {
+                attempt,
+                buckets: buckets.collect(),
+            }
+        } else if let Attempt::Join(_) = attempt {
+            // What was written anew differs for ever: once through is all.
+            return self.join_is_over(p);
+        } else {
+            return self.compare_now(p, peer, session.id, attempt, session.moved);
+        };
+        let id = session.id;
+        session.sent = self.now.time;
+        self.replica(p).sessions.insert(peer, session);
+        self.tell(peer, p, id, body, None);
+    }
+
+    pub(super) fn session_stored(&mut self, peer: NodeId, p: PartitionId, attempt: Attempt) {
+        match self.session(p, peer, attempt) {
+            Some(session) if session.awaiting == Awaiting::Stored => {
+                self.session_goes_on(p, peer);
+            }
+            _ => {}
+        }
+    }
+
+    // Entries that this side has fetched.
+    fn session_entries(
+        &mut self,
+        peer: NodeId,
+        p: PartitionId,
+        attempt: Attempt,
+        entries: Vec<Carried>,
+    ) {
+        match self.session(p, peer, attempt) {
+            Some(session) if session.awaiting == Awaiting::Entries => {
+                // Those that were asked for and are not there any more are not asked for again.
+                match entries.last() {
+                    None => session.pull.clear(),
+                    Some(last) => {
+                        while let Some(key) = session.pull.pop_front() {
+                            if key == last.key {
+                                break;
+                            }
+                        }
+                    }
+                }
+            }
+            _ => return,
+        }
+        if let Attempt::Join(_) = attempt {
+            self.join_entries(p, entries);
+        } else {
+            self.merge(p, entries.into_iter().map(|c| (c.key, c.entry)), &[]);
+        }
+        self.session_goes_on(p, peer);
+    }
+
+    /// The listing of a join was looked through: these are to be fetched.
+    pub(super) fn session_fetches(&mut self, p: PartitionId, peer: NodeId, keys: VecDeque<Bytes>) {
+        if let Some(session) = self.replica(p).sessions.get_mut(&peer) {
+            session.pull = keys;
+        }
+        self.session_goes_on(p, peer);
+    }
+
+    /// The other side of a session: answers by itself, and keeps no state.
+    pub(super) fn asked_to_compare(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        body: Body,
+    ) {
+        let attempt = match &body {
+            Body::Compare { attempt, .. }
+            | Body::List { attempt, .. }
+            | Body::Fetch { attempt, .. }
+            | Body::Entries { attempt, .. } => *attempt,
+            _ => return,
+        };
+        // What was fetched comes as an answer; everything else is a question.
+        let fetched = matches!(body, Body::Entries { .. })
+            && self
+                .replicas
+                .get(&p)
+                .and_then(|replica| replica.sessions.get(&from))
+                .is_some_and(|session| {
+                    session.attempt == attempt && session.awaiting == Awaiting::Entries
+                });
+        if fetched {
+            if let Body::Entries { entries, .. } = body {
+                self.session_entries(from, p, attempt, entries);
+            }
+            return;
+        }
+        if let Err(why) = self.takes_transfer(from, p, id, attempt) {
+            return self.reject(from, p, id, attempt, why);
+        }
+        let now = self.now.time;
+        if let Some(by) = &mut self.replica(p).filled_by {
+            by.heard = now;
+        }
+        match body {
+            Body::Compare { root, .. } => {
+                let own = self.root(p);
+                if let Some(by) = &mut self.replica(p).filled_by
+                    && by.is(from, id, attempt)
+                {
+                    by.equal = own == root;
+                }
+                let answer = if own == root {
+                    Body::Equal { attempt, root }
+                } else {
+                    let digests = self.replica(p).digests.buckets().to_vec();
+                    Body::Differ { attempt, digests }
+                };
+                // What is found equal counts as had: it must be kept like a write.
+                let after = self.data_durable();
+                self.tell(from, p, id, answer, after);
+            }
+            Body::List { buckets, .. } => self.list(from, p, id, attempt, &buckets),
+            Body::Fetch { keys, .. } => {
+                let entries = self.carried(p, &mut keys.into());
+                let body = Body::Entries {
+                    attempt,
+                    entries,
+                    drop: Vec::new(),
+                };
+                self.tell(from, p, id, body, None);
+            }
+            Body::Entries { entries, drop, .. } => {
+                // Rule 4: never one of the receiver's present epoch.
+                let epoch = id.epoch;
+                let drop: Vec<_> = drop
+                    .into_iter()
+                    .filter(|(_, version)| version.epoch < epoch)
+                    .collect();
+                let merging = matches!(attempt, Attempt::Ballot(_));
+                let drop = if merging { &[][..] } else { &drop[..] };
+                self.merge(p, entries.into_iter().map(|c| (c.key, c.entry)), drop);
+                let after = self.data_durable();
+                self.tell(from, p, id, Body::Stored { attempt }, after);
+            }
+            _ => {}
+        }
+    }
+
+    fn list(&mut self, to: NodeId, p: PartitionId, id: ConfigId, attempt: Attempt, asked: &[u16]) {
+        let mut buckets = Vec::new();
+        let mut keys = Vec::new();
+        for bucket in asked.iter().take(BUCKETS_AT_ONCE) {
+            let page = match self.store.bucket(p, *bucket) {
+                Ok(page) => page,
+                Err(error) => return self.broke(&error),
+            };
+            let listed =
+                |(place, entry): (Place, crate::kv::entry::Entry)| (place.key, entry.version);
+            keys.extend(page.into_iter().map(listed));
+            buckets.push(*bucket);
+            if keys.len() >= KEYS_AT_ONCE {
+                break;
+            }
+        }
+        let body = Body::Listed {
+            attempt,
+            buckets,
+            keys,
+        };
+        self.tell(to, p, id, body, None);
+    }
+
+    // Rule 4: a transfer belongs to an effort, and to the configuration that it is made in.
+    fn takes_transfer(
+        &self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        attempt: Attempt,
+    ) -> Result<(), Rejection> {
+        if self.is_broken() {
+            return Err(Rejection::Broken);
+        }
+        let Some(replica) = self.replicas.get(&p) else {
+            return Err(Rejection::NotMember);
+        };
+        if let Attempt::Fill(_) = attempt {
+            let expected = replica.filled_by.is_some_and(|by| by.is(from, id, attempt));
+            return if expected {
+                Ok(())
+            } else {
+                Err(Rejection::OtherAttempt)
+            };
+        }
+        let Some(chain) = &replica.chain else {
+            return Err(Rejection::NotMember);
+        };
+        if let Attempt::Join(_) = attempt {
+            // What the closed branch has stays as it is until it is settled.
+            let unmerged = chain.config.unmerged.as_ref();
+            let joined = unmerged.is_some_and(|source| source.id == id);
+            let closed = chain.config.id == id && chain.config.closed_into.is_some();
+            return if joined || closed {
+                Ok(())
+            } else if chain.config.ends(id) {
+                Err(Rejection::Newer(Box::new(chain.config.clone())))
+            } else {
+                Err(Rejection::OtherAttempt)
+            };
+        }
+        chain.matches(id)?;
+        if !chain.config.has(self.own) {
+            return Err(Rejection::NotMember);
+        }
+        match attempt {
+            Attempt::Ballot(ballot) if chain.promised == Some(ballot) => Ok(()),
+            Attempt::Ballot(_) if self.config.omit.fencing => Ok(()),
+            Attempt::Ballot(_) => Err(Rejection::OtherAttempt),
+            Attempt::Repair(_) => match chain.promised {
+                Some(ballot) => Err(Rejection::Promised(ballot)),
+                None if chain.config.owner() == from => Ok(()),
+                None => Err(Rejection::OtherAttempt),
+            },
+            Attempt::Fill(_) | Attempt::Join(_) => Err(Rejection::OtherAttempt),
+        }
+    }
+}

@@ -1,0 +1,589 @@
+//! Writes and reads at the owner.
+//!
+//! ```text
+//!   request -> decide from what is there -> stamp, store -> [Write] every member and newcomer
+//!                                                       -> enough have it -> answer
+//!   request that changes nothing: available -> answer
+//!                                 strict    -> a majority confirms what was read (rule 1) -> answer
+//! ```
+//!
+//! A request that was given a version and did not finish in time is indeterminate, never a
+//! success (rule 7: and it is never tried again by anybody but its client).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::{
+    ask::{Origin, Waiting},
+    chain::{ConfigId, Configuration, Rejection},
+    host::SyncToken,
+    message::{Body, Content, WriteItem},
+    shard::{Shard, Timer},
+};
+use crate::{
+    id::{NodeId, PartitionId},
+    kv::{
+        entry::Entry,
+        op::Op,
+        request::{Ack, Cursor, Request, RequestError, Response},
+        version::Version,
+    },
+    time::Time,
+};
+
+/// Writes under way at a time; more are refused.
+const MAX_UNDER_WAY: usize = 65_536;
+/// Writes are put into one message up to this (bytes), about; one may be longer.
+const BYTES_AT_ONCE: usize = 256 << 10;
+/// The most keys of one page of a scan.
+const MAX_PAGE: u32 = 4096;
+
+/// A write, or a read to be confirmed, under way.
+#[derive(Debug)]
+struct UnderWay {
+    partition: PartitionId,
+    id: ConfigId,
+    origin: Origin,
+    key: Bytes,
+    /// The version that members must have; `None`: no entry.
+    version: Option<Version>,
+    is_read: bool,
+    need: usize,
+    have: BTreeSet<NodeId>,
+    response: Response,
+    deadline: Time,
+}
+
+/// Everything under way at the owners of this shard.
+#[derive(Debug, Default)]
+pub(super) struct Writes {
+    under_way: BTreeMap<u64, UnderWay>,
+    /// Own copies that count once they are on the disk.
+    unsynced: VecDeque<(SyncToken, u64)>,
+    /// What is to be sent with the next flush.
+    batches: BTreeMap<(NodeId, PartitionId), (ConfigId, Vec<WriteItem>)>,
+}
+
+impl Writes {
+    /// How many are under way.
+    pub(super) fn len(&self) -> usize {
+        self.under_way.len()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Time> {
+        self.under_way.values().next().map(|write| write.deadline)
+    }
+}
+
+impl Shard {
+    /// Whether this node answers requests for a partition now.
+    pub(super) fn is_ready(&self, p: PartitionId) -> bool {
+        self.replicas.get(&p).is_some_and(|replica| {
+            let fenced = replica.chain.as_ref().is_none_or(|chain| chain.is_fenced());
+            let serving = replica.owner.as_ref().is_some_and(|owner| {
+                owner.serving
+                    && owner
+                        .change
+                        .as_ref()
+                        .is_none_or(|change| !change.is_fenced())
+            });
+            serving && (!fenced || self.config.omit.fencing) && replica.proposal.is_none()
+        })
+    }
+
+    /// Does what is asked; this node is the owner, and ready.
+    pub(super) fn execute(&mut self, p: PartitionId, waiting: Waiting) {
+        let Waiting {
+            origin,
+            body,
+            deadline,
+        } = waiting;
+        match body {
+            Request::Key { key, op, ack } => self.execute_key(p, origin, deadline, key, &op, ack),
+            Request::Scan { after, limit, .. } => {
+                let result = self.scan(p, after.as_ref(), limit.min(MAX_PAGE));
+                self.reply(origin, result, None);
+            }
+            Request::Count { .. } => {
+                let result = self.count(p);
+                self.reply(origin, result, None);
+            }
+        }
+    }
+
+    fn execute_key(
+        &mut self,
+        p: PartitionId,
+        origin: Origin,
+        deadline: Time,
+        key: Bytes,
+        op: &Op,
+        ack: Ack,
+    ) {
+        let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
+            return;
+        };
+        let strict = self.is_strict();
+        if strict && ack == Ack::One && !op.is_read() {
+            let text =
+                "a strict cluster acknowledges a write when a majority has it: ack=one is refused";
+            return self.reply(origin, Err(RequestError::Invalid(text.to_owned())), None);
+        }
+        let place = self.place(p, &key);
+        let present = self.read(&place);
+        if self.is_broken() {
+            return self.reply(origin, Err(broken()), None);
+        }
+        let mut decision = match op.decide(present.as_ref(), self.wall()) {
+            Ok(decision) => decision,
+            Err(error) => return self.reply(origin, Err(error.into()), None),
+        };
+        let Some((value, expires)) = decision.write else {
+            let response = Response::Key(decision.outcome);
+            if !strict {
+                return self.reply(origin, Ok(response), None);
+            }
+            let version = present.map(|entry| entry.version);
+            return self.confirm(p, &config, origin, deadline, key, version, response);
+        };
+        let need = match ack {
+            Ack::One => 1,
+            Ack::Quorum => config.majority(),
+            Ack::All => config.members.len(),
+        };
+        let reachable = |member: &&NodeId| {
+            **member == self.own || self.view().is_some_and(|view| view.is_reachable(**member))
+        };
+        let there = config.members.iter().filter(reachable).count();
+        if there < need {
+            let text = format!(
+                "partition {p} needs {need} of its {} members for that, and {there} can be reached; it goes on when \
+                 more are back, or were replaced",
+                config.members.len()
+            );
+            return self.reply(origin, Err(RequestError::Unavailable(text)), None);
+        }
+        if self.writes.len() >= MAX_UNDER_WAY {
+            let text = "too many writes are under way; try again in a moment".to_owned();
+            return self.reply(origin, Err(RequestError::Unavailable(text)), None);
+        }
+        let version = Version {
+            // A leftover of a later epoch may have been merged; what is written now is newer.
+            epoch: present
+                .as_ref()
+                .map_or(0, |entry| entry.version.epoch)
+                .max(config.id.epoch),
+            hlc: self.clock.stamp(self.now.wall),
+            branch: config.id.branch,
+        };
+        if let Some(after) = &mut decision.outcome.after {
+            after.version = version;
+        }
+        let entry = Entry {
+            version,
+            value,
+            expires,
+        };
+        self.merge(p, [(key.clone(), entry.clone())], &[]);
+        if self.is_broken() {
+            return self.reply(origin, Err(indeterminate()), None);
+        }
+        let need = if self.config.omit.quorum { 1 } else { need };
+        let response = Response::Key(decision.outcome);
+        let write = UnderWay {
+            partition: p,
+            id: config.id,
+            origin,
+            key,
+            version: Some(version),
+            is_read: false,
+            need,
+            have: BTreeSet::new(),
+            response,
+            deadline,
+        };
+        self.begin(&config, write, Content::Entry(entry));
+    }
+
+    // Rule 1: only a version known to be at a majority is told; and that this is the owner still.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what a request under way consists of"
+    )]
+    fn confirm(
+        &mut self,
+        p: PartitionId,
+        config: &Configuration,
+        origin: Origin,
+        deadline: Time,
+        key: Bytes,
+        version: Option<Version>,
+        response: Response,
+    ) {
+        let write = UnderWay {
+            partition: p,
+            id: config.id,
+            origin,
+            key,
+            version,
+            is_read: true,
+            need: config.majority(),
+            have: BTreeSet::new(),
+            response,
+            deadline,
+        };
+        self.begin(config, write, Content::Check(version));
+    }
+
+    fn begin(&mut self, config: &Configuration, write: UnderWay, content: Content) {
+        let number = self.number();
+        let p = write.partition;
+        let key = write.key.clone();
+        self.writes.under_way.insert(number, write);
+        self.timers
+            .set_by(Timer::Requests, self.now.time + self.config.timing.request);
+        for member in self.receivers(p, config) {
+            let item = WriteItem {
+                number,
+                key: key.clone(),
+                content: content.clone(),
+            };
+            let batch = self.writes.batches.entry((member, p));
+            let (_, items) = batch.or_insert_with(|| (config.id, Vec::new()));
+            items.push(item);
+        }
+        match self.data_durable() {
+            Some(token) => self.writes.unsynced.push_back((token, number)),
+            None => self.has(number, self.own),
+        }
+    }
+
+    // Members that can be reached, and newcomers.
+    fn receivers(&mut self, p: PartitionId, config: &Configuration) -> Vec<NodeId> {
+        let own = self.own;
+        let Some(view) = self.view.clone() else {
+            return Vec::new();
+        };
+        let mut receivers = Vec::new();
+        for member in &config.members {
+            if *member == own {
+                continue;
+            }
+            if view.is_reachable(*member) {
+                receivers.push(*member);
+            } else {
+                self.is_unequal(p, *member);
+            }
+        }
+        let change = self
+            .replicas
+            .get(&p)
+            .and_then(|r| r.owner.as_ref()?.change.as_ref());
+        receivers.extend(change.into_iter().flat_map(|change| change.learners()));
+        receivers
+    }
+
+    /// Sends what was written since the last time.
+    pub(super) fn send_writes(&mut self) {
+        for ((to, p), (id, items)) in std::mem::take(&mut self.writes.batches) {
+            let mut batch = Vec::new();
+            let mut size = 0;
+            for item in items {
+                size += match &item.content {
+                    Content::Entry(entry) => entry.size(&item.key),
+                    Content::Check(_) => item.key.len(),
+                };
+                batch.push(item);
+                if size >= BYTES_AT_ONCE {
+                    self.tell(to, p, id, Body::Write(std::mem::take(&mut batch)), None);
+                    size = 0;
+                }
+            }
+            if !batch.is_empty() {
+                self.tell(to, p, id, Body::Write(batch), None);
+            }
+        }
+    }
+
+    /// A member has it.
+    fn has(&mut self, number: u64, member: NodeId) {
+        let Some(write) = self.writes.under_way.get_mut(&number) else {
+            return;
+        };
+        let counts = self
+            .replicas
+            .get(&write.partition)
+            .and_then(|replica| replica.chain.as_ref())
+            .is_some_and(|chain| chain.config.id == write.id && chain.config.has(member));
+        if counts {
+            write.have.insert(member);
+        }
+        if write.have.len() >= write.need
+            && let Some(write) = self.writes.under_way.remove(&number)
+        {
+            self.reply(write.origin, Ok(write.response), None);
+        }
+    }
+
+    pub(super) fn hear_written(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        done: &[u64],
+        lacking: &[u64],
+    ) {
+        for number in done {
+            self.has(*number, from);
+        }
+        for number in lacking {
+            // A read of what this member lacks repairs it.
+            let Some(write) = self.writes.under_way.get(number) else {
+                continue;
+            };
+            let (key, version) = (write.key.clone(), write.version);
+            let place = self.place(p, &key);
+            let present = self.read(&place);
+            match present.filter(|entry| Some(entry.version) >= version) {
+                Some(entry) => {
+                    let item = WriteItem {
+                        number: *number,
+                        key,
+                        content: Content::Entry(entry),
+                    };
+                    self.tell(from, p, id, Body::Write(vec![item]), None);
+                }
+                None => self.is_unequal(p, from),
+            }
+        }
+    }
+
+    pub(super) fn hear_not_written(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        numbers: &[u64],
+        why: Rejection,
+    ) {
+        let current = self.chain(p).is_some_and(|chain| chain.config.id == id);
+        if !current {
+            return;
+        }
+        self.is_unequal(p, from);
+        match why {
+            Rejection::Newer(config)
+                if config.is_legal() && self.learn_configuration(p, &config) =>
+            {
+                self.drive(p);
+            }
+            Rejection::Forked(config) | Rejection::Diverged(config) if config.is_legal() => {
+                self.meet_rival(p, &config);
+            }
+            Rejection::Older(_) | Rejection::NotMember => {
+                if let Some(owner) = &mut self.replica(p).owner {
+                    owner.installed.remove(&from);
+                }
+                // Written again once it has installed the configuration: see `write_again`.
+                self.drive(p);
+                for number in numbers {
+                    self.send_again(*number, from);
+                }
+            }
+            Rejection::Learner => {
+                if let Some(owner) = &mut self.replica(p).owner {
+                    owner.learners.insert(from);
+                }
+                self.drive(p);
+            }
+            _ => {}
+        }
+    }
+
+    // A write that a member has not taken in.
+    fn send_again(&mut self, number: u64, to: NodeId) {
+        let Some(write) = self.writes.under_way.get(&number) else {
+            return;
+        };
+        let (p, id, key) = (write.partition, write.id, write.key.clone());
+        let check = Content::Check(write.version);
+        let is_read = write.is_read;
+        let place = self.place(p, &key);
+        let content = match self.read(&place) {
+            Some(entry) if !is_read => Content::Entry(entry),
+            _ => check,
+        };
+        let item = WriteItem {
+            number,
+            key,
+            content,
+        };
+        let batch = self.writes.batches.entry((to, p));
+        batch.or_insert_with(|| (id, Vec::new())).1.push(item);
+    }
+
+    /// A stream to a member has opened: it gets what it has not confirmed.
+    pub(super) fn write_again(&mut self, peer: NodeId) {
+        let missing: Vec<u64> = self
+            .writes
+            .under_way
+            .iter()
+            .filter(|(_, write)| !write.have.contains(&peer))
+            .filter(|(_, write)| {
+                self.chain(write.partition)
+                    .is_some_and(|chain| chain.config.id == write.id && chain.config.has(peer))
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        for number in missing {
+            self.send_again(number, peer);
+        }
+    }
+
+    /// Everything before that token is on the disk.
+    pub(super) fn synced(&mut self, token: SyncToken) {
+        while let Some((after, number)) = self.writes.unsynced.front().copied()
+            && after <= token
+        {
+            self.writes.unsynced.pop_front();
+            self.has(number, self.own);
+        }
+    }
+
+    /// The next configuration was chosen by this node: what it had is at a majority of the
+    /// next members, so what was under way is done.
+    pub(super) fn writes_kept(&mut self, p: PartitionId, next: &Configuration) {
+        let done: Vec<u64> = self
+            .writes
+            .under_way
+            .iter()
+            .filter(|(_, write)| {
+                write.partition == p && !write.is_read && write.need <= next.majority()
+            })
+            .map(|(number, _)| *number)
+            .collect();
+        let after = self.durable();
+        for number in done {
+            if let Some(write) = self.writes.under_way.remove(&number) {
+                self.reply(write.origin, Ok(write.response), Some(after));
+            }
+        }
+    }
+
+    /// Another configuration was installed: nobody will confirm what was under way in an earlier one.
+    pub(super) fn writes_end(&mut self, p: PartitionId, id: ConfigId) {
+        let over: Vec<u64> = self
+            .writes
+            .under_way
+            .iter()
+            .filter(|(_, write)| write.partition == p && write.id != id)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in over {
+            let Some(write) = self.writes.under_way.remove(&number) else {
+                continue;
+            };
+            let error = if write.is_read {
+                RequestError::Unavailable(format!("partition {p} has another owner now"))
+            } else {
+                RequestError::Indeterminate(format!(
+                    "partition {p} got another owner while this was being written: it may have been kept, or not"
+                ))
+            };
+            self.reply(write.origin, Err(error), None);
+        }
+        self.writes
+            .batches
+            .retain(|(_, partition), _| *partition != p);
+    }
+
+    /// Those whose time is over are told so.
+    pub(super) fn writes_over(&mut self) {
+        let now = self.now.time;
+        while let Some((number, write)) = self.writes.under_way.first_key_value()
+            && write.deadline <= now
+        {
+            let number = *number;
+            let Some(write) = self.writes.under_way.remove(&number) else {
+                return;
+            };
+            let (have, need, p) = (write.have.len(), write.need, write.partition);
+            let error = if write.is_read {
+                RequestError::Unavailable(format!(
+                    "{have} of the {need} members needed have confirmed what partition {p} holds"
+                ))
+            } else {
+                RequestError::Indeterminate(format!(
+                    "{have} of the {need} members needed have confirmed it in time: it may have been kept, or not"
+                ))
+            };
+            self.counters_up("requests_over");
+            self.reply(write.origin, Err(error), None);
+        }
+    }
+
+    fn scan(
+        &mut self,
+        p: PartitionId,
+        after: Option<&Cursor>,
+        limit: u32,
+    ) -> Result<Response, RequestError> {
+        let wall = self.wall();
+        let mut from = after.map(|cursor| crate::store::partitions::Place {
+            partition: p,
+            bucket: cursor.bucket,
+            key: cursor.key.clone(),
+        });
+        let limit = limit.max(1) as usize;
+        let page = match self.store.page(p, from.as_ref(), limit, BYTES_AT_ONCE) {
+            Ok(page) => page,
+            Err(error) => {
+                self.broke(&error);
+                return Err(broken());
+            }
+        };
+        let last = page.last().map(|(place, _)| place.clone());
+        let keys = page
+            .into_iter()
+            .filter(|(_, entry)| entry.live(wall).is_some())
+            .map(|(place, entry)| (place.key, entry.version))
+            .collect();
+        // An empty page is the end; a short one may have met the bound on bytes.
+        from = last;
+        let next = from.map(|place| Cursor {
+            bucket: place.bucket,
+            key: place.key,
+        });
+        Ok(Response::Scan { keys, next })
+    }
+
+    fn count(&mut self, p: PartitionId) -> Result<Response, RequestError> {
+        let wall = self.wall();
+        let mut after = None;
+        let mut count = 0;
+        loop {
+            let page = match self.store.page(p, after.as_ref(), 4096, 4 << 20) {
+                Ok(page) => page,
+                Err(error) => {
+                    self.broke(&error);
+                    return Err(broken());
+                }
+            };
+            let living = page.iter().filter(|(_, entry)| entry.live(wall).is_some());
+            count += living.count() as u64;
+            match page.last() {
+                Some((place, _)) => after = Some(place.clone()),
+                None => return Ok(Response::Count(count)),
+            }
+        }
+    }
+}
+
+pub(super) fn broken() -> RequestError {
+    RequestError::Unavailable("this node's disk has failed; others take over".to_owned())
+}
+
+fn indeterminate() -> RequestError {
+    RequestError::Indeterminate("this node's disk failed while it was written".to_owned())
+}
