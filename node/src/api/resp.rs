@@ -8,7 +8,7 @@
 //!                                   Kv (any node answers for any key) ─► reply ─► socket
 //! ```
 //!
-//! Reading order: [`frame`], [`reply`], [`spec`], [`strings`], [`connection`].
+//! Reading order: `frame`, `reply`, `spec`, `strings`, `connection`.
 //!
 //! It runs in threads of its own, each with some of the connections, so that clients never make
 //! the failure detector late.
