@@ -87,10 +87,6 @@ impl Change {
         };
         (phase, &self.next.members)
     }
-
-    fn is_ballot(&self, own: NodeId, ballot: Ballot) -> bool {
-        ballot == owners_ballot(own)
-    }
 }
 
 /// Rule 3: ballot 0 belongs to the owner.
@@ -547,7 +543,7 @@ impl Shard {
         let Some(change) = self.change(p) else {
             return;
         };
-        if config.id != id || !change.is_ballot(own, ballot) {
+        if config.id != id || ballot != owners_ballot(own) {
             return;
         }
         if let Phase::Accepting { accepted, .. } = &mut change.phase {
@@ -575,9 +571,7 @@ impl Shard {
     pub(super) fn change_rejected(&mut self, p: PartitionId, id: ConfigId, ballot: Ballot) {
         let own = self.own;
         let current = self.chain(p).is_some_and(|chain| chain.config.id == id);
-        let of_change = self
-            .change(p)
-            .is_some_and(|change| change.is_ballot(own, ballot));
+        let of_change = self.change(p).is_some() && ballot == owners_ballot(own);
         if current && of_change {
             if let Some(owner) = &mut self.replica(p).owner {
                 owner.change = None;

@@ -530,7 +530,7 @@ impl Shard {
         limit: u32,
     ) -> Result<Response, RequestError> {
         let wall = self.wall();
-        let mut from = after.map(|cursor| crate::store::partitions::Place {
+        let from = after.map(|cursor| crate::store::partitions::Place {
             partition: p,
             bucket: cursor.bucket,
             key: cursor.key.clone(),
@@ -543,18 +543,16 @@ impl Shard {
                 return Err(broken());
             }
         };
-        let last = page.last().map(|(place, _)| place.clone());
+        // An empty page is the end; a short one may have met the bound on bytes.
+        let next = page.last().map(|(place, _)| Cursor {
+            bucket: place.bucket,
+            key: place.key.clone(),
+        });
         let keys = page
             .into_iter()
             .filter(|(_, entry)| entry.live(wall).is_some())
             .map(|(place, entry)| (place.key, entry.version))
             .collect();
-        // An empty page is the end; a short one may have met the bound on bytes.
-        from = last;
-        let next = from.map(|place| Cursor {
-            bucket: place.bucket,
-            key: place.key,
-        });
         Ok(Response::Scan { keys, next })
     }
 
