@@ -575,8 +575,11 @@ impl Shard {
         let (next, purpose) = (next.clone(), *purpose);
         let accepted: BTreeSet<NodeId> = accepted.clone();
         let answered: BTreeSet<NodeId> = accepted.union(mute).copied().collect();
+        let many = accepted.len() >= config.majority();
         let verdict = match self.is_accepted(&config, &answered) {
-            Some(true) if accepted.len() >= config.majority() => Some(true),
+            Some(true) if many => Some(true),
+            // Strict: the others may still answer; who is mute only does not help.
+            Some(true) if self.is_strict() => Some(false),
             Some(true) => None,
             other => other,
         };
