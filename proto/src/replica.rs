@@ -32,6 +32,7 @@
 //! | `proposal` | choosing the next configuration: take-over, resuming, closing | 3, A1 |
 //! | `change` | changes by the sitting owner: newcomers, hand-over | 2, 3, 4 |
 //! | `session`, [`digest`] | one way to make copies equal | 4 |
+//! | `audit` | copies thought to be equal, all of a peer's at once | 4 |
 //! | `join` | branches that come together again | A2, A3, A4 |
 //! | `route` | the table of owners, which may be out of date | |
 //! | [`show`] | states and their reasons, for people | |
@@ -71,6 +72,7 @@
 //! Liskov and Cowling, "Viewstamped Replication Revisited" (2012); DeCandia et al., "Dynamo" (2007).
 
 mod ask;
+mod audit;
 pub mod chain;
 mod change;
 pub mod digest;

@@ -141,7 +141,7 @@ impl Shard {
         replica.rival = None;
         replica.owner = None;
         if config.owner() == own && config.closed_into.is_none() && is_equal {
-            replica.owner = Some(Owner::new(own, config, now));
+            replica.owner = Some(Owner::new(own, config));
         }
         if !config.has(own) {
             let pause = self.config.timing.forget;

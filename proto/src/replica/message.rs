@@ -12,6 +12,7 @@
 //!             I ->[List] R ->[Listed] I
 //!             I ->[Fetch] R ->[Entries] I,   I ->[Entries] R ->[Stored] I
 //!   fill      O ->[Fill] L ->[Filling | Rejected] O, then equalise; or O ->[Abandon] L
+//!   audit     O ->[Roots] M ->[Unequal] O                 all copies of a peer at once; silence if equal
 //!   forget    F ->[MayForget] O ->[Forget] F
 //!   join      L ->[Closed] K                              a closed branch, to the one that keeps
 //!   route     O ->[Routes] *,   A ->[RoutesDigest] B ->[Routes] A
@@ -87,6 +88,17 @@ pub struct Route {
     pub members: Vec<NodeId>,
 }
 
+/// What an owner has of a partition, and a member should have too.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Its configuration.
+    pub id: ConfigId,
+    /// [`super::digest::Digests::root`] of what the owner has.
+    pub root: u64,
+}
+
 /// One message. Where there is an `id`, it is about work within that configuration, and needs
 /// exact equality (rule 10).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +139,10 @@ pub enum Message {
         /// What is known here of its partition.
         route: Option<Route>,
     },
+    /// What the receiver's copies should be equal to.
+    Roots(Vec<Root>),
+    /// These of them are not, or are in another configuration here.
+    Unequal(Vec<(PartitionId, ConfigId)>),
 }
 
 /// What is said about one partition.

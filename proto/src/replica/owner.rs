@@ -50,7 +50,6 @@ pub(super) struct Owner {
     pub(super) told_install: Option<Time>,
     /// When the owner of a rival branch was told of this one.
     pub(super) told_rival: Option<Time>,
-    compared: Time,
 }
 
 /// How a configuration came about.
@@ -65,7 +64,7 @@ pub(super) struct Led {
 }
 
 impl Owner {
-    pub(super) fn new(own: NodeId, config: &Configuration, now: Time) -> Self {
+    pub(super) fn new(own: NodeId, config: &Configuration) -> Self {
         Self {
             installed: BTreeSet::from([own]),
             equal: BTreeSet::from([own]),
@@ -76,7 +75,6 @@ impl Owner {
             led: None,
             told_install: None,
             told_rival: None,
-            compared: now,
         }
     }
 }
@@ -414,14 +412,7 @@ impl Shard {
                     .count()
             })
             .sum();
-        let own = self.own;
-        let Some(owner) = &mut self.replica(p).owner else {
-            return;
-        };
-        if now >= owner.compared + pause {
-            owner.compared = now;
-            owner.equal = BTreeSet::from([own]);
-        }
+        // Nothing may be left undone for longer, whatever was forgotten to wake this.
         self.timers.set_by(Timer::Partition(p), now + pause);
         let Some(owner) = &self.replica(p).owner else {
             return;

@@ -208,14 +208,14 @@ impl Shard {
         }
     }
 
-    /// Compares with somebody, every few seconds.
+    /// Compares with somebody: whoever was told nothing, though no stream broke, learns it so.
     pub(super) fn compare_routes(&mut self) {
         let peers = self.reachable();
         if !peers.is_empty() {
             let peer = peers[self.rng.random_range(0..peers.len())];
             self.greet_with_routes(peer);
         }
-        let at = self.now.time + self.config.timing.forget;
+        let at = self.now.time + self.config.timing.routes;
         self.timers.set(Timer::Routes, at);
     }
 }

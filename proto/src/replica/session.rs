@@ -456,7 +456,7 @@ impl Shard {
     }
 
     // Rule 4: a transfer belongs to an effort, and to the configuration that it is made in.
-    fn takes_transfer(
+    pub(super) fn takes_transfer(
         &self,
         from: NodeId,
         p: PartitionId,

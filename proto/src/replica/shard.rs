@@ -85,6 +85,8 @@ pub struct Timing {
     pub retry: Duration,
     /// Copies are compared this often, even if nothing seems wrong.
     pub anti_entropy: Duration,
+    /// Tables of owners are compared with somebody this often.
+    pub routes: Duration,
     /// Members of whom nobody has told count as failed once this node has been one for so long.
     pub unknown: Duration,
     /// Who is no member any more asks this often whether it may drop what it has.
@@ -101,6 +103,7 @@ impl Default for Timing {
             request: Duration::from_millis(3000),
             retry: Duration::from_millis(250),
             anti_entropy: Duration::from_secs(60),
+            routes: Duration::from_secs(30),
             unknown: Duration::from_secs(10),
             forget: Duration::from_secs(5),
         }
@@ -118,6 +121,8 @@ pub(super) enum Timer {
     Requests,
     /// Compare routes with somebody.
     Routes,
+    /// Compare copies that are thought to be equal.
+    Audit,
     /// Tell in one line what was taken over.
     Summary,
 }
@@ -387,6 +392,7 @@ impl Shard {
                 Timer::TakeOver(partition) => self.take_over_is_due(partition),
                 Timer::Requests => self.requests_over(),
                 Timer::Routes => self.compare_routes(),
+                Timer::Audit => self.audit(),
                 Timer::Summary => self.summarise(),
             }
         }
@@ -412,6 +418,8 @@ impl Shard {
             } => self.asked(from, number, partition, request),
             Message::Answer { number, result } => self.answered(number, result),
             Message::NotOwner { number, route } => self.not_owner(number, route),
+            Message::Roots(roots) => self.hear_roots(from, roots),
+            Message::Unequal(unequal) => self.hear_unequal(from, unequal),
         }
     }
 
@@ -460,6 +468,7 @@ impl Shard {
             self.first_view = Some(self.now.time);
             self.timers
                 .set(Timer::Routes, self.now.time + self.config.timing.retry);
+            self.audit_begins();
         }
         if view.founder {
             self.found(&view);
@@ -509,7 +518,7 @@ impl Shard {
             let chain = Chain::new(Configuration::genesis(self.own, self.rng.random()));
             batch.chains.push((partition, codec::encode(&chain)));
             let mut replica = Replica::new(self.buckets);
-            replica.owner = Some(Owner::new(self.own, &chain.config, self.now.time));
+            replica.owner = Some(Owner::new(self.own, &chain.config));
             self.routes.learn(Route {
                 partition,
                 id: chain.config.id,

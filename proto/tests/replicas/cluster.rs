@@ -1,0 +1,225 @@
+//! A few partition cores in one thread: messages arrive at once, disks are fast, all see each other.
+//! What goes wrong in networks and disks is the simulator's subject; here one thing at a time is
+//! shown.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use kith_proto::{
+    config::{ClusterSettings, Consistency},
+    event::Event,
+    id::NodeId,
+    input::{RequestId, StreamId},
+    kv::{
+        op::{Condition, Expiry, Op},
+        request::{Ack, Request, RequestError, Response},
+        version::Wall,
+    },
+    placement::{Peer as Placed, Placer, partition_of},
+    replica::{
+        host::{Input, Now, Output, Peer, Standing, SyncMode, View},
+        message::Message,
+        shard::{Config, Omit, Shard, Timing},
+    },
+    store::partitions::MemoryStore,
+    time::Time,
+};
+
+pub(crate) const PARTITIONS: u16 = 4;
+
+pub(crate) struct Cluster {
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) now: Time,
+    /// Milliseconds that each node's clock is wrong by.
+    pub(crate) wall_errors: Vec<i64>,
+    pub(crate) standing: Vec<Standing>,
+    pub(crate) events: Vec<(usize, Event)>,
+    pub(crate) answers: BTreeMap<RequestId, Result<Response, RequestError>>,
+    /// Everything sent, in order.
+    pub(crate) sent: Vec<(NodeId, NodeId, Message)>,
+    settings: ClusterSettings,
+    requests: u64,
+}
+
+pub(crate) fn id(node: usize) -> NodeId {
+    NodeId(node as u64 + 1)
+}
+
+impl Cluster {
+    /// Nodes with three copies of each partition; the first has founded it.
+    pub(crate) fn new(nodes: usize, consistency: Consistency) -> Self {
+        let settings = ClusterSettings {
+            partitions: PARTITIONS,
+            copies: 3,
+            consistency,
+        };
+        let mut cluster = Self {
+            shards: Vec::new(),
+            now: Time::from_millis(1),
+            wall_errors: vec![0; nodes],
+            standing: vec![Standing::Living; nodes],
+            events: Vec::new(),
+            answers: BTreeMap::new(),
+            sent: Vec::new(),
+            settings,
+            requests: 0,
+        };
+        for node in 0..nodes {
+            let config = Config {
+                node: id(node),
+                shard: (0, 1),
+                sync: SyncMode::Interval,
+                timing: Timing::default(),
+                forgetful: false,
+                omit: Omit::default(),
+            };
+            let seed = [u8::try_from(node).expect("few nodes"); 32];
+            let store = Box::<MemoryStore>::default();
+            let shard = Shard::open(config, store, PARTITIONS, seed, cluster.clock(node));
+            cluster.shards.push(shard.expect("an empty store opens"));
+        }
+        cluster.show();
+        cluster.run(Duration::from_secs(5));
+        cluster
+    }
+
+    fn clock(&self, node: usize) -> Now {
+        let millis = i64::try_from(self.now.since_origin().as_millis()).expect("a short test");
+        let wall = 1_700_000_000_000 + millis + self.wall_errors[node];
+        Now {
+            time: self.now,
+            wall: Wall(u64::try_from(wall).expect("after 1970")),
+        }
+    }
+
+    /// Tells everybody how everybody stands.
+    pub(crate) fn show(&mut self) {
+        let placed = |node: usize| Placed {
+            id: id(node),
+            weight: 100,
+            zone: String::new(),
+        };
+        let living: Vec<usize> = (0..self.shards.len())
+            .filter(|node| self.standing[*node] == Standing::Living)
+            .collect();
+        let target = Placer::default().assign(
+            living.iter().map(|node| placed(*node)).collect(),
+            PARTITIONS,
+            self.settings.copies,
+        );
+        for observer in 0..self.shards.len() {
+            let peers = (0..self.shards.len()).map(|node| {
+                let lives = living.contains(&node) && living.contains(&observer);
+                let peer = Peer {
+                    name: format!("n{node}"),
+                    standing: self.standing[node],
+                    stream: lives.then_some(StreamId(1)),
+                };
+                (id(node), peer)
+            });
+            let view = View {
+                peers: peers.collect(),
+                target: Arc::clone(&target),
+                settings: self.settings,
+                founder: observer == 0,
+                leaving: false,
+            };
+            self.feed(observer, Input::View(Arc::new(view)));
+        }
+    }
+
+    /// Gives an input to a node, and carries out everything that follows at once.
+    pub(crate) fn feed(&mut self, node: usize, input: Input) {
+        let mut inputs = VecDeque::from([(node, input)]);
+        while let Some((node, input)) = inputs.pop_front() {
+            if self.standing[node] != Standing::Living {
+                continue;
+            }
+            let now = self.clock(node);
+            let shard = &mut self.shards[node];
+            shard.handle(now, input);
+            shard.flush(now);
+            while let Some(output) = shard.poll_output() {
+                match output {
+                    Output::Send { to, message, .. } => {
+                        self.sent.push((id(node), to, message.clone()));
+                        let from = id(node);
+                        let to = usize::try_from(to.0).expect("small") - 1;
+                        inputs.push_back((to, Input::Message { from, message }));
+                    }
+                    Output::Reply {
+                        request, result, ..
+                    } => {
+                        self.answers.insert(request, result);
+                    }
+                    Output::Sync(token) => inputs.push_back((node, Input::Synced(token))),
+                    Output::Event(event) => self.events.push((node, event)),
+                    Output::Broken(text) => panic!("a store in memory broke: {text}"),
+                }
+            }
+        }
+    }
+
+    /// Lets time pass.
+    pub(crate) fn run(&mut self, duration: Duration) {
+        let until = self.now + duration;
+        while self.now < until {
+            self.now += Duration::from_millis(10);
+            for node in 0..self.shards.len() {
+                let due = self.shards[node].poll_timeout();
+                if due.is_some_and(|at| at <= self.now) {
+                    self.feed(node, Input::Tick);
+                }
+            }
+        }
+    }
+
+    /// Asks a node for something that needs no time.
+    pub(crate) fn ask(&mut self, node: usize, key: &str, op: Op) -> Result<Response, RequestError> {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        let key = Bytes::from(key.to_owned());
+        let partition = partition_of(&key, PARTITIONS);
+        let ack = Ack::Quorum;
+        let body = Request::Key { key, op, ack };
+        self.feed(
+            node,
+            Input::Request {
+                request,
+                partition,
+                body,
+            },
+        );
+        self.run(Duration::from_millis(200));
+        self.answers.remove(&request).expect("it is answered")
+    }
+
+    pub(crate) fn set(
+        &mut self,
+        node: usize,
+        key: &str,
+        value: &str,
+    ) -> Result<Response, RequestError> {
+        let op = Op::Set {
+            value: Bytes::from(value.to_owned()),
+            expiry: Expiry::Never,
+            condition: Condition::None,
+            want_old: false,
+        };
+        self.ask(node, key, op)
+    }
+
+    /// Who owns a key's partition, and who backs it up first.
+    pub(crate) fn keepers(&self, key: &str) -> (usize, usize) {
+        let partition = partition_of(key.as_bytes(), PARTITIONS);
+        let chain = self.shards[0].show();
+        let shown = chain.iter().find(|shown| shown.partition == partition);
+        let index = |node: NodeId| usize::try_from(node.0).expect("small") - 1;
+        let members = &shown.expect("it is known").members;
+        (index(members[0]), index(members[1]))
+    }
+}

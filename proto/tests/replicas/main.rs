@@ -1,0 +1,4 @@
+//! Partition cores, one rule at a time.
+
+mod audit;
+mod cluster;
