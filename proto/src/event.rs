@@ -231,6 +231,38 @@ pub enum Event {
         /// From the beginning of the change until it was decided (milliseconds).
         took_ms: u64,
     },
+    /// A new copy of a partition is complete.
+    PartitionCopied {
+        /// Which.
+        partition: PartitionId,
+        /// The name of the node that has it.
+        to: String,
+        /// What was sent for it.
+        bytes: u64,
+        /// From the beginning of the change until it was decided (milliseconds).
+        took_ms: u64,
+    },
+    /// All partitions that this node owns have all their copies again.
+    RedundancyRestored {
+        /// How many had lacked some.
+        partitions: usize,
+        /// Since the first of them did (milliseconds).
+        took_ms: u64,
+    },
+    /// Requests for these partitions have not been answered for some seconds.
+    PartitionBlocked {
+        /// Which.
+        partitions: Vec<PartitionId>,
+        /// What they wait for, and what would mend it.
+        why: String,
+    },
+    /// No living node has a copy of these partitions.
+    PartitionLost {
+        /// Which.
+        partitions: Vec<PartitionId>,
+        /// Who had copies.
+        why: String,
+    },
     /// A key was written on both sides of a split: the later version stays.
     PartitionConflict {
         /// The partition.
@@ -287,6 +319,7 @@ impl Event {
             Self::PartitionAssigned { .. }
             | Self::PartitionTakenOver { .. }
             | Self::PartitionHandedOver { .. }
+            | Self::PartitionCopied { .. }
             | Self::PartitionJoined { .. } => Severity::Debug,
             Self::AgentReady { .. }
             | Self::MemberJoined { .. }
@@ -298,13 +331,16 @@ impl Event {
             | Self::ClusterHealed { .. }
             | Self::AssignmentSummary { .. }
             | Self::TakeoverSummary { .. }
+            | Self::RedundancyRestored { .. }
             | Self::KeysChanged { .. } => Severity::Info,
             Self::JoinWaiting { .. }
             | Self::MemberFailed { .. }
             | Self::MemberEvicted { .. }
             | Self::MemberHalfBlocked { .. }
             | Self::PartitionConflict { .. }
+            | Self::PartitionBlocked { .. }
             | Self::Warning { .. } => Severity::Warn,
+            Self::PartitionLost { .. } => Severity::Error,
         }
     }
 }

@@ -33,6 +33,7 @@
 //! | `change` | changes by the sitting owner: newcomers, hand-over | 2, 3, 4 |
 //! | `session`, [`digest`] | one way to make copies equal | 4 |
 //! | `audit` | copies thought to be equal, all of a peer's at once | 4 |
+//! | `care` | what operators are told when something is amiss | |
 //! | `join` | branches that come together again | A2, A3, A4 |
 //! | `route` | the table of owners, which may be out of date | |
 //! | [`show`] | states and their reasons, for people | |
@@ -73,6 +74,7 @@
 
 mod ask;
 mod audit;
+mod care;
 pub mod chain;
 mod change;
 pub mod digest;

@@ -20,10 +20,12 @@ use super::{
     chain::{Ballot, ConfigId, Configuration, Rejection},
     host::{Standing, View},
     message::{Attempt, Body},
+    owner::millis,
     proposal::Purpose,
     shard::{Shard, Timer},
 };
 use crate::{
+    event::Event,
     id::{NodeId, PartitionId},
     time::Time,
 };
@@ -51,6 +53,8 @@ pub(super) struct Change {
 struct Learner {
     agreed: bool,
     equal: bool,
+    /// What was sent for its copy (bytes).
+    bytes: u64,
 }
 
 #[derive(Debug)]
@@ -261,7 +265,7 @@ impl Shard {
         let Some(view) = self.view.clone() else {
             return;
         };
-        let (still, leaving) = (self.wanted(p, config, &view), view.leaving);
+        let still = self.wanted(p, config, &view);
         let Some(owner) = self.replica(p).owner.as_mut() else {
             return;
         };
@@ -304,9 +308,6 @@ impl Shard {
             .iter()
             .map(|(node, l)| (*node, *l))
             .collect();
-        if !leaving && change.began + Duration::from_secs(3600) < now {
-            self.counters_up("slow_changes");
-        }
         for (learner, state) in learners {
             if !state.agreed && ask {
                 self.tell(learner, p, config.id, Body::Fill { attempt }, None);
@@ -454,11 +455,20 @@ impl Shard {
     }
 
     /// A comparison has found a replica equal, perhaps for a change.
-    pub(super) fn change_found_equal(&mut self, p: PartitionId, peer: NodeId, root: u64) {
+    pub(super) fn change_found_equal(
+        &mut self,
+        p: PartitionId,
+        peer: NodeId,
+        root: u64,
+        moved: u64,
+    ) {
         let present = self.root(p);
         let Some(change) = self.change(p) else {
             return;
         };
+        if let Some(learner) = change.learners.get_mut(&peer) {
+            learner.bytes += moved;
+        }
         match &mut change.phase {
             Phase::Filling => {
                 if let Some(learner) = change.learners.get_mut(&peer) {
@@ -561,9 +571,36 @@ impl Shard {
         };
         let (accepted, next) = (accepted.clone(), change.next.clone());
         match self.is_accepted(config, &accepted) {
-            Some(true) => self.chosen(p, &next),
+            Some(true) => {
+                self.tell_of_copies(p);
+                self.chosen(p, &next);
+            }
             Some(false) => {}
             None => self.propose(p, Purpose::TakeOver),
+        }
+    }
+
+    // The newcomers of a change that is done are copies now.
+    fn tell_of_copies(&mut self, p: PartitionId) {
+        let now = self.now.time;
+        let Some(change) = self.change(p) else {
+            return;
+        };
+        let took_ms = millis(now.saturating_since(change.began));
+        let copies: Vec<(NodeId, u64)> = change
+            .learners
+            .iter()
+            .map(|(node, learner)| (*node, learner.bytes))
+            .collect();
+        for (node, bytes) in copies {
+            self.counters_up("copied");
+            *self.counters.entry("copied_bytes").or_default() += bytes;
+            self.event(Event::PartitionCopied {
+                partition: p,
+                to: self.name(node),
+                bytes,
+                took_ms,
+            });
         }
     }
 

@@ -471,7 +471,7 @@ impl Shard {
             self.counters_up("repaired");
             *self.counters.entry("repaired_bytes").or_default() += moved;
         }
-        self.change_found_equal(p, peer, root);
+        self.change_found_equal(p, peer, root, moved);
         self.drive(p);
     }
 
@@ -538,6 +538,7 @@ impl Shard {
         {
             let at = self.now.time + self.config.timing.retry;
             self.timers.set_by(Timer::Partition(p), at);
+            self.care_soon();
         }
     }
 

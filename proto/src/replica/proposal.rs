@@ -46,8 +46,8 @@ pub(super) struct Proposal {
     pub(super) began: Time,
     moved: Time,
     phase: Phase,
-    /// Those that answered, but do not count.
-    mute: BTreeSet<NodeId>,
+    /// Those that answered, but do not count, and why.
+    mute: BTreeMap<NodeId, &'static str>,
     promised: BTreeMap<NodeId, Promised>,
     /// The owner before.
     pub(super) from: NodeId,
@@ -132,12 +132,13 @@ impl Shard {
             began: now,
             moved: now,
             phase: Phase::Preparing,
-            mute: BTreeSet::new(),
+            mute: BTreeMap::new(),
             promised: BTreeMap::from([(own, Promised { accepted, root })]),
             from: config.owner(),
             asked: BTreeMap::new(),
         });
         self.counters_up("proposals");
+        self.care_soon();
         self.keep_chain(p);
         self.ask_again(p);
         self.proposal_goes_on(p);
@@ -158,7 +159,7 @@ impl Shard {
         let ballot = proposal.ballot;
         let mut bodies = Vec::new();
         for member in &config.members {
-            let answered = proposal.mute.contains(member)
+            let answered = proposal.mute.contains_key(member)
                 || match &proposal.phase {
                     Phase::Preparing => proposal.promised.contains_key(member),
                     Phase::Merging { .. } => true,
@@ -292,8 +293,14 @@ impl Shard {
                 self.replica(p).backoff = Some(self.now.time + pause);
                 self.counters_up("proposals_lost");
             }
-            Rejection::Forked(_) | Rejection::Diverged(_) | Rejection::Learner => {
-                proposal.mute.insert(from);
+            Rejection::Forked(_) | Rejection::Diverged(_) => {
+                proposal.mute.insert(from, "went on alone");
+                self.proposal_goes_on(p);
+            }
+            Rejection::Learner => {
+                proposal
+                    .mute
+                    .insert(from, "may have forgotten what it acknowledged");
                 self.proposal_goes_on(p);
             }
             _ => {}
@@ -341,7 +348,8 @@ impl Shard {
         let have = proposal.promised.len();
         let majority = have >= config.majority();
         let waiting = config.members.iter().any(|member| {
-            let answered = proposal.promised.contains_key(member) || proposal.mute.contains(member);
+            let answered =
+                proposal.promised.contains_key(member) || proposal.mute.contains_key(member);
             !answered && !self.is_gone(*member)
         });
         // Strict: those beyond the majority are waited for a moment, which spares repair.
@@ -574,7 +582,7 @@ impl Shard {
         };
         let (next, purpose) = (next.clone(), *purpose);
         let accepted: BTreeSet<NodeId> = accepted.clone();
-        let answered: BTreeSet<NodeId> = accepted.union(mute).copied().collect();
+        let answered: BTreeSet<NodeId> = accepted.iter().chain(mute.keys()).copied().collect();
         let many = accepted.len() >= config.majority();
         let verdict = match self.is_accepted(&config, &answered) {
             Some(true) if many => Some(true),
@@ -598,14 +606,14 @@ impl Shard {
             .iter()
             .filter(|member| !proposal.promised.contains_key(member))
             .map(|member| {
-                let how = if proposal.mute.contains(member) {
-                    "went on alone"
+                let how = if let Some(why) = proposal.mute.get(member) {
+                    why
                 } else if self.is_gone(*member) {
                     "is gone"
                 } else {
                     "has not answered"
                 };
-                format!("{member} {how}")
+                format!("{} {how}", self.name(*member))
             })
             .collect();
         if missing.is_empty() {

@@ -15,6 +15,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use super::{
     ask::Asks,
+    care::Care,
     chain::{Chain, ConfigId, Configuration, Rejection},
     digest::{self, Digests},
     host::{Input, Now, Output, SyncMode, SyncToken, View},
@@ -123,6 +124,8 @@ pub(super) enum Timer {
     Routes,
     /// Compare copies that are thought to be equal.
     Audit,
+    /// Look whether something is amiss.
+    Care,
     /// Tell in one line what was taken over.
     Summary,
 }
@@ -214,6 +217,7 @@ pub struct Shard {
     pub(super) routes: Routes,
     pub(super) writes: Writes,
     pub(super) asks: Asks,
+    pub(super) care: Care,
     pub(super) timers: Timers<Timer>,
     pub(super) counters: Counters,
     pub(super) numbers: u64,
@@ -262,6 +266,7 @@ impl Shard {
             routes: Routes::default(),
             writes: Writes::default(),
             asks: Asks::default(),
+            care: Care::default(),
             timers: Timers::default(),
             counters: Counters::new(),
             numbers: 0,
@@ -393,6 +398,7 @@ impl Shard {
                 Timer::Requests => self.requests_over(),
                 Timer::Routes => self.compare_routes(),
                 Timer::Audit => self.audit(),
+                Timer::Care => self.take_care(),
                 Timer::Summary => self.summarise(),
             }
         }
@@ -473,6 +479,7 @@ impl Shard {
         if view.founder {
             self.found(&view);
         }
+        self.care_soon();
         let was = |node: &NodeId| before.as_ref().and_then(|before| before.stream(*node));
         let peers: Vec<NodeId> = view
             .peers

@@ -105,7 +105,7 @@ impl Shard {
         }
     }
 
-    fn state(&self, p: PartitionId) -> (&'static str, String) {
+    pub(super) fn state(&self, p: PartitionId) -> (&'static str, String) {
         let Some(replica) = self.replicas.get(&p) else {
             return ("elsewhere", String::new());
         };
@@ -134,7 +134,7 @@ impl Shard {
         if let Some(owner) = &replica.owner {
             if let Some(change) = &owner.change {
                 let (phase, members) = change.describe();
-                let names: Vec<String> = members.iter().map(ToString::to_string).collect();
+                let names: Vec<String> = members.iter().map(|node| self.name(*node)).collect();
                 let state = if change.is_fenced() {
                     "fenced"
                 } else {

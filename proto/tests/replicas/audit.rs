@@ -23,7 +23,8 @@ fn a_copy_that_differs_is_found_and_mended() {
     for consistency in [Consistency::Available, Consistency::Strict] {
         let mut cluster = Cluster::new(3, consistency);
         cluster.set(0, "key", "value").unwrap();
-        let (owner, backup) = cluster.keepers("key");
+        let members = cluster.members("key");
+        let (owner, backup) = (members[0], members[1]);
         let partition = partition_of(b"key", PARTITIONS);
         let chain = cluster.shards[owner].chain_of(partition).unwrap();
         let config = chain.config.id;

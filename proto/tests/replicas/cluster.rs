@@ -96,8 +96,17 @@ impl Cluster {
         }
     }
 
-    /// Tells everybody how everybody stands.
+    /// Tells everybody how everybody stands; only who lives has a place.
     pub(crate) fn show(&mut self) {
+        self.show_to_all(false);
+    }
+
+    /// The same, while those that failed keep their places.
+    pub(crate) fn show_with_places_kept(&mut self) {
+        self.show_to_all(true);
+    }
+
+    fn show_to_all(&mut self, places_kept: bool) {
         let placed = |node: usize| Placed {
             id: id(node),
             weight: 100,
@@ -107,7 +116,10 @@ impl Cluster {
             .filter(|node| self.standing[*node] == Standing::Living)
             .collect();
         let target = Placer::default().assign(
-            living.iter().map(|node| placed(*node)).collect(),
+            (0..self.shards.len())
+                .filter(|node| places_kept || living.contains(node))
+                .map(placed)
+                .collect(),
             PARTITIONS,
             self.settings.copies,
         );
@@ -213,13 +225,13 @@ impl Cluster {
         self.ask(node, key, op)
     }
 
-    /// Who owns a key's partition, and who backs it up first.
-    pub(crate) fn keepers(&self, key: &str) -> (usize, usize) {
+    /// Who keeps a key's partition, the owner first.
+    pub(crate) fn members(&self, key: &str) -> Vec<usize> {
         let partition = partition_of(key.as_bytes(), PARTITIONS);
-        let chain = self.shards[0].show();
-        let shown = chain.iter().find(|shown| shown.partition == partition);
-        let index = |node: NodeId| usize::try_from(node.0).expect("small") - 1;
+        let shown = self.shards[0].show();
+        let shown = shown.iter().find(|shown| shown.partition == partition);
+        let index = |node: &NodeId| usize::try_from(node.0).expect("small") - 1;
         let members = &shown.expect("it is known").members;
-        (index(members[0]), index(members[1]))
+        members.iter().map(index).collect()
     }
 }

@@ -1,4 +1,5 @@
 //! Partition cores, one rule at a time.
 
 mod audit;
+mod care;
 mod cluster;
