@@ -34,8 +34,10 @@
 //! | `session`, [`digest`] | one way to make copies equal | 4 |
 //! | `audit` | copies thought to be equal, all of a peer's at once | 4 |
 //! | `care` | what operators are told when something is amiss | |
+//! | [`clocks`] | clocks that run ahead | 9 |
 //! | `join` | branches that come together again | A2, A3, A4 |
 //! | `route` | the table of owners, which may be out of date | |
+//! | `sweep` | what is deleted or expired goes in the end | A5 |
 //! | [`show`] | states and their reasons, for people | |
 //!
 //! # The rules, and where they stand
@@ -55,13 +57,15 @@
 //!    `write`).
 //! 8. A strict member that may have forgotten what it acknowledged counts in nothing until the owner
 //!    has found it equal (`shard`: `restore`, `owner`: `found_equal`).
-//! 9. *Not kept yet*: a clock that runs ahead is neither refused nor reported.
+//! 9. A clock that is more than a minute ahead of most others' stamps nothing and takes no copies, and is
+//!    reported; what is stored is merged whatever it says ([`clocks`]).
 //! 10. Work within a configuration needs exact equality (`chain`: `matches`).
 //!
 //! A1 a fork is not recorded in `accepted` (`proposal`: `ask_to_accept`). A2 and A3 every
 //! difference is exchanged and written anew (`join`). A4 the losing side's members choose to be
-//! joined, then the keeper's members choose the joined configuration (`join`). A5 *not needed yet*:
-//! tombstones are never dropped.
+//! joined, then the keeper's members choose the joined configuration (`join`). A5 what a former
+//! member has is dropped before it is filled, if deletions may have been forgotten since (`sweep`:
+//! `is_stale`).
 //!
 //! # What differs from other systems of this kind
 //!
@@ -77,6 +81,7 @@ mod audit;
 mod care;
 pub mod chain;
 mod change;
+pub mod clocks;
 pub mod digest;
 pub mod host;
 mod join;
@@ -88,4 +93,5 @@ mod route;
 mod session;
 pub mod shard;
 pub mod show;
+mod sweep;
 mod write;

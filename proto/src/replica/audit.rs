@@ -81,7 +81,9 @@ impl Shard {
             }
             let attempt = Attempt::Repair(id.epoch);
             let taken = self.takes_transfer(from, partition, id, attempt).is_ok();
-            if !taken || self.root(partition) != root {
+            if taken && self.root(partition) == root {
+                self.note_equal(partition);
+            } else {
                 unequal.push((partition, id));
             }
         }

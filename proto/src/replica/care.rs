@@ -64,9 +64,12 @@ impl Shard {
         self.copies_missing(&view);
         self.what_is_blocked();
         self.what_is_lost(&view);
+        let clock = self.look_at_own_clock();
         let care = &self.care;
-        let amiss =
-            care.degraded.is_some() || !care.blocked.0.is_empty() || !care.lost.0.is_empty();
+        let amiss = clock
+            || care.degraded.is_some()
+            || !care.blocked.0.is_empty()
+            || !care.lost.0.is_empty();
         if amiss {
             self.care_soon();
         }

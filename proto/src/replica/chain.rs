@@ -27,7 +27,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::NodeId;
+use crate::{id::NodeId, kv::version::Wall};
 
 /// The most members of a configuration.
 pub const MAX_MEMBERS: usize = 16;
@@ -250,6 +250,8 @@ pub struct Chain {
     /// It may have forgotten what it had acknowledged (the machine stopped), and counts in no
     /// majority until the owner has found it equal (rule 8).
     pub learner: bool,
+    /// When what is here was last known to be equal to what the owner has, about (rule A5).
+    pub equal_at: Wall,
 }
 
 /// Why a member does not promise or accept.
@@ -275,6 +277,8 @@ pub enum Rejection {
     OtherAttempt,
     /// Its disk does not keep what it is given.
     Broken,
+    /// Its clock runs ahead (rule 9).
+    ClockAhead,
 }
 
 impl Chain {
@@ -285,6 +289,7 @@ impl Chain {
             promised: None,
             accepted: None,
             learner: false,
+            equal_at: Wall(0),
         }
     }
 

@@ -111,7 +111,7 @@ impl Shard {
     /// node is a member. Whether it is installed now.
     pub(super) fn learn_configuration(&mut self, p: PartitionId, config: &Configuration) -> bool {
         let own = self.own;
-        let now = self.now.time;
+        let (now, wall) = (self.now.time, self.now.wall);
         let replica = self.replica(p);
         let before = replica.chain.as_ref().map(|chain| chain.config.id);
         let was_member = replica
@@ -133,6 +133,9 @@ impl Shard {
         // A newcomer that was found equal may own it at once. If somebody else began to fill it anew
         // since, or it was dropped, what a majority has must be merged here first: see `drive`.
         let is_equal = was_member || replica.filled_by.is_some_and(|by| by.equal);
+        if let Some(chain) = replica.chain.as_mut().filter(|_| !was_member && is_equal) {
+            chain.equal_at = wall;
+        }
         replica.promised_at = None;
         replica.filled_by = None;
         replica.proposal = None;
@@ -292,6 +295,10 @@ impl Shard {
         if let Some(why) = kept {
             return self.reject(from, p, id, attempt, why);
         }
+        // Rule 9.
+        if self.clock_ahead().is_some() {
+            return self.reject(from, p, id, attempt, Rejection::ClockAhead);
+        }
         if fills >= FILLS_IN {
             return self.reject(from, p, id, attempt, Rejection::Busy);
         }
@@ -310,8 +317,8 @@ impl Shard {
             .chain
             .as_ref()
             .is_some_and(|chain| chain.config.has(own));
-        if strict && !again && !is_member {
-            // Rule 6: what a former member had is not merged.
+        if (strict || self.is_stale(p)) && !again && !is_member {
+            // Rule 6: what a former member had is not merged; rule A5: nor is what is too old.
             self.clear(p);
         }
         let at = now + Filler::PATIENCE;

@@ -13,6 +13,8 @@
 //!             I ->[Fetch] R ->[Entries] I,   I ->[Entries] R ->[Stored] I
 //!   fill      O ->[Fill] L ->[Filling | Rejected] O, then equalise; or O ->[Abandon] L
 //!   audit     O ->[Roots] M ->[Unequal] O                 all copies of a peer at once; silence if equal
+//!   clock     A ->[Clock] *                               when a stream opens, and now and then
+//!   purge     O ->[Purge] M                               tombstones that all have had for long
 //!   forget    F ->[MayForget] O ->[Forget] F
 //!   join      L ->[Closed] K                              a closed branch, to the one that keeps
 //!   route     O ->[Routes] *,   A ->[RoutesDigest] B ->[Routes] A
@@ -28,7 +30,7 @@ use crate::{
     kv::{
         entry::Entry,
         request::{Request, RequestError, Response},
-        version::{Hlc, Version},
+        version::{Hlc, Version, Wall},
     },
 };
 
@@ -143,6 +145,8 @@ pub enum Message {
     Roots(Vec<Root>),
     /// These of them are not, or are in another configuration here.
     Unequal(Vec<(PartitionId, ConfigId)>),
+    /// What the sender's wall clock shows (rule 9).
+    Clock(Wall),
 }
 
 /// What is said about one partition.
@@ -288,6 +292,13 @@ pub enum Body {
     Forget,
     /// My branch is closed, and to be joined into yours; `id` is its last configuration.
     Closed(Box<Configuration>),
+    /// What died before that moment, in these buckets, is known to all members: it goes.
+    Purge {
+        /// The moment, by versions and expiry.
+        before: Wall,
+        /// Which buckets.
+        buckets: Vec<u16>,
+    },
 }
 
 /// Puts a message into a frame.

@@ -17,10 +17,12 @@ use super::{
     message::{Attempt, Body},
     proposal::Purpose,
     shard::{Shard, Timer},
+    sweep::Complete,
 };
 use crate::{
     event::Event,
     id::{NodeId, PartitionId},
+    kv::version::Wall,
     time::Time,
 };
 
@@ -48,6 +50,10 @@ pub(super) struct Owner {
     /// How this configuration came about, if this node knows.
     pub(super) led: Option<Led>,
     pub(super) told_install: Option<Time>,
+    /// When all members were equal, for what may be dropped.
+    pub(super) complete: Complete,
+    /// What died before was dropped, as far as anything was.
+    pub(super) purged: Option<Wall>,
     /// When the owner of a rival branch was told of this one.
     pub(super) told_rival: Option<Time>,
 }
@@ -74,6 +80,8 @@ impl Owner {
             joining: None,
             led: None,
             told_install: None,
+            complete: Complete::default(),
+            purged: None,
             told_rival: None,
         }
     }
@@ -516,6 +524,7 @@ impl Shard {
 
     /// A stream to a peer has opened.
     pub(super) fn peer_connected(&mut self, peer: NodeId) {
+        self.greet_with_clock(peer);
         self.greet_with_routes(peer);
         self.write_again(peer);
     }
@@ -528,6 +537,7 @@ impl Shard {
                 owner.equal.remove(&peer);
             }
         }
+        self.forget_clock(peer);
         self.asks_lost(peer);
     }
 

@@ -213,6 +213,7 @@ impl Shard {
         let peers = self.reachable();
         if !peers.is_empty() {
             let peer = peers[self.rng.random_range(0..peers.len())];
+            self.greet_with_clock(peer);
             self.greet_with_routes(peer);
         }
         let at = self.now.time + self.config.timing.routes;

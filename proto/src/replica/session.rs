@@ -161,7 +161,10 @@ impl Shard {
         if session.awaiting != Awaiting::Comparison {
             return;
         }
-        session.buckets = differing.into();
+        session.buckets = differing.clone().into();
+        if let Attempt::Repair(_) = attempt {
+            self.purge_again(p, peer, &differing);
+        }
         self.session_goes_on(p, peer);
     }
 
@@ -336,6 +339,9 @@ impl Shard {
         if let Attempt::Join(_) = attempt {
             self.join_entries(p, entries);
         } else {
+            if let Some(owner) = &mut self.replica(p).owner {
+                owner.complete.forget();
+            }
             self.merge(p, entries.into_iter().map(|c| (c.key, c.entry)), &[]);
         }
         self.session_goes_on(p, peer);
@@ -393,6 +399,9 @@ impl Shard {
                     && by.is(from, id, attempt)
                 {
                     by.equal = own == root;
+                }
+                if own == root && !matches!(attempt, Attempt::Ballot(_)) {
+                    self.note_equal(p);
                 }
                 let answer = if own == root {
                     Body::Equal { attempt, root }

@@ -17,6 +17,7 @@ use super::{
     ask::Asks,
     care::Care,
     chain::{Chain, ConfigId, Configuration, Rejection},
+    clocks::Clocks,
     digest::{self, Digests},
     host::{Input, Now, Output, SyncMode, SyncToken, View},
     message::{Attempt, Body, Message, Route},
@@ -24,6 +25,7 @@ use super::{
     proposal::Proposal,
     route::Routes,
     session::Session,
+    sweep::Sweep,
     write::Writes,
 };
 use crate::{
@@ -88,6 +90,10 @@ pub struct Timing {
     pub anti_entropy: Duration,
     /// Tables of owners are compared with somebody this often.
     pub routes: Duration,
+    /// What is deleted is forgotten so long after all members knew of it.
+    pub tombstone_grace: Duration,
+    /// From the end of one walk through the store, for what is deleted or expired, to the next.
+    pub sweep: Duration,
     /// Members of whom nobody has told count as failed once this node has been one for so long.
     pub unknown: Duration,
     /// Who is no member any more asks this often whether it may drop what it has.
@@ -105,6 +111,8 @@ impl Default for Timing {
             retry: Duration::from_millis(250),
             anti_entropy: Duration::from_secs(60),
             routes: Duration::from_secs(30),
+            tombstone_grace: Duration::from_secs(24 * 3600),
+            sweep: Duration::from_secs(600),
             unknown: Duration::from_secs(10),
             forget: Duration::from_secs(5),
         }
@@ -126,6 +134,8 @@ pub(super) enum Timer {
     Audit,
     /// Look whether something is amiss.
     Care,
+    /// Look for what is deleted or expired.
+    Sweep,
     /// Tell in one line what was taken over.
     Summary,
 }
@@ -218,6 +228,8 @@ pub struct Shard {
     pub(super) writes: Writes,
     pub(super) asks: Asks,
     pub(super) care: Care,
+    pub(super) sweep: Sweep,
+    pub(super) clocks: Clocks,
     pub(super) timers: Timers<Timer>,
     pub(super) counters: Counters,
     pub(super) numbers: u64,
@@ -267,6 +279,8 @@ impl Shard {
             writes: Writes::default(),
             asks: Asks::default(),
             care: Care::default(),
+            sweep: Sweep::default(),
+            clocks: Clocks::default(),
             timers: Timers::default(),
             counters: Counters::new(),
             numbers: 0,
@@ -399,6 +413,7 @@ impl Shard {
                 Timer::Routes => self.compare_routes(),
                 Timer::Audit => self.audit(),
                 Timer::Care => self.take_care(),
+                Timer::Sweep => self.sweep(),
                 Timer::Summary => self.summarise(),
             }
         }
@@ -426,6 +441,7 @@ impl Shard {
             Message::NotOwner { number, route } => self.not_owner(number, route),
             Message::Roots(roots) => self.hear_roots(from, roots),
             Message::Unequal(unequal) => self.hear_unequal(from, unequal),
+            Message::Clock(wall) => self.hear_clock(from, wall),
         }
     }
 
@@ -465,6 +481,7 @@ impl Shard {
             Body::MayForget => self.may_forget(from, p, id),
             Body::Forget => self.hear_forget(from, p, id),
             Body::Closed(config) => self.hear_closed(from, p, *config),
+            Body::Purge { before, buckets } => self.hear_purge(from, p, id, before, &buckets),
         }
     }
 
@@ -475,6 +492,7 @@ impl Shard {
             self.timers
                 .set(Timer::Routes, self.now.time + self.config.timing.retry);
             self.audit_begins();
+            self.sweep_begins();
         }
         if view.founder {
             self.found(&view);
@@ -522,7 +540,8 @@ impl Shard {
             if self.replicas.contains_key(&partition) {
                 continue;
             }
-            let chain = Chain::new(Configuration::genesis(self.own, self.rng.random()));
+            let mut chain = Chain::new(Configuration::genesis(self.own, self.rng.random()));
+            chain.equal_at = self.now.wall;
             batch.chains.push((partition, codec::encode(&chain)));
             let mut replica = Replica::new(self.buckets);
             replica.owner = Some(Owner::new(self.own, &chain.config));

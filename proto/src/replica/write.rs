@@ -168,6 +168,10 @@ impl Shard {
             let text = "too many writes are under way; try again in a moment".to_owned();
             return self.reply(origin, Err(RequestError::Unavailable(text)), None);
         }
+        // Rule 9.
+        if let Some(why) = self.why_clock_refuses() {
+            return self.reply(origin, Err(RequestError::Unavailable(why)), None);
+        }
         let version = Version {
             // A leftover of a later epoch may have been merged; what is written now is newer.
             epoch: present

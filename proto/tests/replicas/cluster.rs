@@ -15,6 +15,7 @@ use kith_proto::{
     id::NodeId,
     input::{RequestId, StreamId},
     kv::{
+        entry::Entry,
         op::{Condition, Expiry, Op},
         request::{Ack, Request, RequestError, Response},
         version::Wall,
@@ -52,6 +53,10 @@ pub(crate) fn id(node: usize) -> NodeId {
 impl Cluster {
     /// Nodes with three copies of each partition; the first has founded it.
     pub(crate) fn new(nodes: usize, consistency: Consistency) -> Self {
+        Self::with_timing(nodes, consistency, Timing::default())
+    }
+
+    pub(crate) fn with_timing(nodes: usize, consistency: Consistency, timing: Timing) -> Self {
         let settings = ClusterSettings {
             partitions: PARTITIONS,
             copies: 3,
@@ -73,7 +78,7 @@ impl Cluster {
                 node: id(node),
                 shard: (0, 1),
                 sync: SyncMode::Interval,
-                timing: Timing::default(),
+                timing,
                 forgetful: false,
                 omit: Omit::default(),
             };
@@ -225,10 +230,40 @@ impl Cluster {
         self.ask(node, key, op)
     }
 
-    /// Who keeps a key's partition, the owner first.
+    pub(crate) fn delete(&mut self, node: usize, key: &str) -> Result<Response, RequestError> {
+        let (condition, want_old) = (Condition::None, false);
+        let delete = Op::Delete {
+            condition,
+            want_old,
+        };
+        self.ask(node, key, delete)
+    }
+
+    /// What a node has of a key.
+    pub(crate) fn entry(&self, node: usize, key: &str) -> Option<Entry> {
+        let partition = partition_of(key.as_bytes(), PARTITIONS);
+        self.shards[node].entry(partition, &Bytes::from(key.to_owned()))
+    }
+
+    /// The first node that lives.
+    pub(crate) fn living(&self) -> usize {
+        let mut standing = self.standing.iter();
+        let living = standing.position(|standing| *standing == Standing::Living);
+        living.expect("somebody lives")
+    }
+
+    /// Nodes that have something of a key.
+    pub(crate) fn holders(&self, key: &str) -> Vec<usize> {
+        let nodes = 0..self.shards.len();
+        nodes
+            .filter(|node| self.entry(*node, key).is_some())
+            .collect()
+    }
+
+    /// Who keeps a key's partition, the owner first, as a living node knows.
     pub(crate) fn members(&self, key: &str) -> Vec<usize> {
         let partition = partition_of(key.as_bytes(), PARTITIONS);
-        let shown = self.shards[0].show();
+        let shown = self.shards[self.living()].show();
         let shown = shown.iter().find(|shown| shown.partition == partition);
         let index = |node: &NodeId| usize::try_from(node.0).expect("small") - 1;
         let members = &shown.expect("it is known").members;

@@ -2,4 +2,6 @@
 
 mod audit;
 mod care;
+mod clocks;
 mod cluster;
+mod deletes;
