@@ -8,7 +8,7 @@
 //! Only requests without a version are forwarded or tried again (rule 7): one that was handed
 //! to an owner whose answer got lost is indeterminate, unless it only reads.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::{
     host::{Output, SyncToken},
@@ -25,6 +25,10 @@ use crate::{
 
 /// Requests that wait for an owner at a time; more are refused.
 const MAX_WAITING: usize = 65_536;
+
+fn too_many() -> RequestError {
+    RequestError::Unavailable("too many requests wait for partitions to be served again".to_owned())
+}
 
 /// Who asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +58,29 @@ struct Asked {
 #[derive(Debug, Default)]
 pub(super) struct Asks {
     asked: BTreeMap<u64, Asked>,
+    /// Of those, by time: one that was asked a second time is older than its number.
+    deadlines: BTreeSet<(Time, u64)>,
     waiting: BTreeMap<PartitionId, VecDeque<Waiting>>,
     count: usize,
+}
+
+impl Asks {
+    fn put(&mut self, number: u64, asked: Asked) {
+        self.deadlines.insert((asked.waiting.deadline, number));
+        self.asked.insert(number, asked);
+    }
+
+    fn take(&mut self, number: u64) -> Option<Asked> {
+        let asked = self.asked.remove(&number)?;
+        self.deadlines.remove(&(asked.waiting.deadline, number));
+        Some(asked)
+    }
+
+    /// The number of one whose time is over.
+    fn over(&self, now: Time) -> Option<u64> {
+        let (at, number) = *self.deadlines.first()?;
+        (at <= now).then_some(number)
+    }
 }
 
 impl Shard {
@@ -101,6 +126,9 @@ impl Shard {
                 self.send(from, Message::NotOwner { number, route });
             }
             (false, Some(owner), _) if self.view().is_some_and(|view| view.is_reachable(owner)) => {
+                if self.asks.asked.len() >= MAX_WAITING {
+                    return self.reply(waiting.origin, Err(too_many()), None);
+                }
                 let number = self.number();
                 let message = Message::Ask {
                     number,
@@ -113,7 +141,7 @@ impl Shard {
                     to: owner,
                     waiting,
                 };
-                self.asks.asked.insert(number, asked);
+                self.asks.put(number, asked);
                 self.send(owner, message);
             }
             _ => self.wait(p, waiting),
@@ -122,8 +150,11 @@ impl Shard {
 
     fn wait(&mut self, p: PartitionId, waiting: Waiting) {
         if self.asks.count >= MAX_WAITING {
-            let text = "too many requests wait for partitions to be served again".to_owned();
-            return self.reply(waiting.origin, Err(RequestError::Unavailable(text)), None);
+            return self.reply(waiting.origin, Err(too_many()), None);
+        }
+        // Nothing that is over waits: it would be tried again without end.
+        if waiting.deadline <= self.now.time {
+            return self.is_over(p, waiting.origin);
         }
         self.timers.set_by(Timer::Requests, waiting.deadline);
         self.asks.count += 1;
@@ -149,13 +180,13 @@ impl Shard {
     }
 
     pub(super) fn answered(&mut self, number: u64, result: Result<Response, RequestError>) {
-        if let Some(asked) = self.asks.asked.remove(&number) {
+        if let Some(asked) = self.asks.take(number) {
             self.reply(asked.waiting.origin, result, None);
         }
     }
 
     pub(super) fn not_owner(&mut self, number: u64, route: Option<Route>) {
-        let Some(asked) = self.asks.asked.remove(&number) else {
+        let Some(asked) = self.asks.take(number) else {
             return;
         };
         let news = route
@@ -179,7 +210,7 @@ impl Shard {
             .map(|(number, _)| *number)
             .collect();
         for number in lost {
-            let Some(asked) = self.asks.asked.remove(&number) else {
+            let Some(asked) = self.asks.take(number) else {
                 continue;
             };
             if asked.waiting.body.is_read() {
@@ -197,13 +228,9 @@ impl Shard {
     pub(super) fn requests_over(&mut self) {
         let now = self.now.time;
         self.writes_over();
-        while let Some((number, asked)) = self.asks.asked.first_key_value()
-            && asked.waiting.deadline <= now
+        while let Some(number) = self.asks.over(now)
+            && let Some(asked) = self.asks.take(number)
         {
-            let number = *number;
-            let Some(asked) = self.asks.asked.remove(&number) else {
-                break;
-            };
             let p = asked.partition;
             let error = if asked.waiting.body.is_read() {
                 RequestError::Unavailable(format!("the owner of partition {p} has not answered"))
@@ -217,44 +244,11 @@ impl Shard {
         }
         let partitions: Vec<PartitionId> = self.asks.waiting.keys().copied().collect();
         for p in partitions {
-            let Some(queue) = self.asks.waiting.get_mut(&p) else {
-                continue;
-            };
-            let mut over = Vec::new();
-            while let Some(first) = queue.front()
-                && first.deadline <= now
-            {
-                over.extend(queue.pop_front());
-            }
-            self.asks.count -= over.len();
-            if queue.is_empty() {
-                self.asks.waiting.remove(&p);
-            }
-            if !over.is_empty() {
-                let text = format!("partition {p} is not served: {}", self.why_not(p));
-                for one in over {
-                    self.counters_up("requests_over");
-                    self.reply(
-                        one.origin,
-                        Err(RequestError::Unavailable(text.clone())),
-                        None,
-                    );
-                }
-            }
             self.release(p);
         }
-        let waiting = self.asks.waiting.values().filter_map(|queue| queue.front());
-        let next = waiting
-            .map(|one| one.deadline)
-            .chain(
-                self.asks
-                    .asked
-                    .values()
-                    .next()
-                    .map(|asked| asked.waiting.deadline),
-            )
-            .chain(self.writes.next_deadline())
-            .min();
+        // Those that wait are looked at again soon, see below.
+        let asked = self.asks.deadlines.first().map(|(at, _)| *at);
+        let next = asked.into_iter().chain(self.writes.next_deadline()).min();
         if let Some(at) = next {
             self.timers.set_by(Timer::Requests, at);
         }
@@ -262,6 +256,12 @@ impl Shard {
             let soon = now + self.config.timing.rank / 2;
             self.timers.set_by(Timer::Requests, soon);
         }
+    }
+
+    fn is_over(&mut self, p: PartitionId, origin: Origin) {
+        let text = format!("partition {p} is not served: {}", self.why_not(p));
+        self.counters_up("requests_over");
+        self.reply(origin, Err(RequestError::Unavailable(text)), None);
     }
 
     pub(super) fn reply(

@@ -1,5 +1,6 @@
 //! Partition cores, one rule at a time.
 
+mod asks;
 mod audit;
 mod care;
 mod clocks;

@@ -1,0 +1,94 @@
+//! Requests whose owner moves while they are under way.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kith_proto::{
+    config::Consistency,
+    input::RequestId,
+    kv::{
+        op::Op,
+        request::{Ack, Request, RequestError},
+    },
+    placement::partition_of,
+    replica::{
+        chain::ConfigId,
+        host::{Input, Standing},
+        message::{Message, Route},
+    },
+};
+
+use crate::cluster::{Cluster, PARTITIONS, id};
+
+fn read(cluster: &mut Cluster, node: usize, number: u64, key: &str) {
+    let key = Bytes::from(key.to_owned());
+    let partition = partition_of(&key, PARTITIONS);
+    let (op, ack) = (Op::Get, Ack::Quorum);
+    let body = Request::Key { key, op, ack };
+    let request = RequestId(number);
+    cluster.feed(
+        node,
+        Input::Request {
+            request,
+            partition,
+            body,
+        },
+    );
+}
+
+/// An older request comes to wait behind a younger one: both are answered when their time is over, and
+/// the older one is not tried again for ever (found by the simulator).
+#[test]
+fn an_older_request_behind_a_younger_one_is_answered_in_time() {
+    let mut cluster = Cluster::new(5, Consistency::Available);
+    let members = cluster.members("key");
+    let asker = (0..5).find(|node| !members.contains(node)).unwrap();
+    let others = (0..5).filter(|node| *node != asker && *node != members[0]);
+    let heir = others.last().unwrap();
+    let partition = partition_of(b"key", PARTITIONS);
+    // The owner is silent, and nobody has noticed.
+    cluster.standing[members[0]] = Standing::Failed;
+    read(&mut cluster, asker, 1001, "key");
+    cluster.now += Duration::from_millis(500);
+    // Another owns it now, and cannot be reached.
+    let route = Route {
+        partition,
+        id: ConfigId {
+            epoch: 1000,
+            branch: 1,
+        },
+        members: vec![id(heir)],
+    };
+    let message = Message::Routes(vec![route]);
+    let from = id(heir);
+    cluster.feed(asker, Input::Message { from, message });
+    cluster.standing[members[0]] = Standing::Living;
+    cluster.standing[heir] = Standing::Failed;
+    cluster.show_with_places_kept();
+    read(&mut cluster, asker, 1002, "key");
+    let asked = cluster
+        .sent
+        .iter()
+        .rev()
+        .find_map(|(from, to, message)| match message {
+            Message::Ask { number, .. } if (*from, *to) == (id(asker), id(members[0])) => {
+                Some(*number)
+            }
+            _ => None,
+        });
+    let number = asked.unwrap();
+    let message = Message::NotOwner {
+        number,
+        route: None,
+    };
+    let from = id(members[0]);
+    cluster.feed(asker, Input::Message { from, message });
+    assert!(cluster.answers.is_empty(), "both wait");
+    cluster.run(Duration::from_millis(2600));
+    let answer = cluster.answers.remove(&RequestId(1001));
+    assert!(matches!(answer, Some(Err(RequestError::Unavailable(_)))));
+    assert!(cluster.answers.is_empty(), "the younger one still waits");
+    cluster.run(Duration::from_millis(500));
+    let answer = cluster.answers.remove(&RequestId(1002));
+    assert!(matches!(answer, Some(Err(RequestError::Unavailable(_)))));
+}
