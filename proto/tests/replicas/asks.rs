@@ -43,8 +43,8 @@ fn an_older_request_behind_a_younger_one_is_answered_in_time() {
     let mut cluster = Cluster::new(5, Consistency::Available);
     let members = cluster.members("key");
     let asker = (0..5).find(|node| !members.contains(node)).unwrap();
-    let others = (0..5).filter(|node| *node != asker && *node != members[0]);
-    let heir = others.last().unwrap();
+    let mut others = (0..5).filter(|node| *node != asker && *node != members[0]);
+    let heir = others.next_back().unwrap();
     let partition = partition_of(b"key", PARTITIONS);
     // The owner is silent, and nobody has noticed.
     cluster.standing[members[0]] = Standing::Failed;
