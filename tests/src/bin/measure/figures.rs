@@ -13,6 +13,8 @@ pub(crate) enum Unit {
     Seconds,
     /// A time (milliseconds).
     Millis,
+    /// How many times another number.
+    Times,
     /// A number of things.
     Count,
     /// Bytes each second.
@@ -84,6 +86,7 @@ impl Row {
         match self.unit {
             Unit::Seconds => format!("{value:.3} s"),
             Unit::Millis => format!("{value:.1} ms"),
+            Unit::Times => format!("{value:.2}"),
             Unit::Count => format!("{value:.1}"),
             Unit::BytesPerSecond => format!("{value:.0} B/s"),
             Unit::PacketsPerSecond => format!("{value:.2} /s"),

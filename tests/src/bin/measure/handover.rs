@@ -12,7 +12,7 @@ use crate::{
     Options, Rows,
     figures::{Row, Unit},
     holdings::{self, Holdings, settled},
-    load::{Done, Load, Window},
+    load::{Done, Load},
     machines::Machines,
     subject::Subject,
 };
@@ -73,7 +73,7 @@ pub(crate) fn join_and_leave(options: &Options, subject: &Subject, nodes: usize)
         let leaving = leaving.end(&machines)?;
 
         let done = load.finish()?;
-        calm.add(&done, &before);
+        calm.add(&done, before.from, before.to);
         // As little as possible: what one of six keeps.
         let fewest = second.copies() / (nodes + 1);
         join.add(&done, &joining, &before, joined, &first, &second, fewest);
@@ -117,10 +117,6 @@ impl Period {
     fn seconds(&self) -> f64 {
         (self.to - self.from).as_secs_f64()
     }
-
-    fn window(&self, done: &Done) -> Window {
-        done.window(self.from, self.to)
-    }
 }
 
 /// What clients see in such a time.
@@ -146,8 +142,8 @@ impl Clients {
         }
     }
 
-    fn add(&mut self, done: &Done, period: &Period) {
-        let window = period.window(done);
+    fn add(&mut self, done: &Done, from: Instant, to: Instant) {
+        let window = done.window(from, to);
         self.writes.add(Ok(window.writes as f64));
         self.median.add(Ok(window.median));
         self.p99.add(Ok(window.p99));
@@ -195,7 +191,7 @@ impl Change {
             ),
             ratio: row(
                 &label("… for each byte of the copies made anew"),
-                Unit::Count,
+                Unit::Times,
             ),
         }
     }
@@ -211,7 +207,7 @@ impl Change {
         after: &Holdings,
         fewest: usize,
     ) {
-        self.clients.add(done, period);
+        self.clients.add(done, period.from, over);
         self.took.add(Ok((over - period.from).as_secs_f64()));
         let movement = after.since(before);
         self.copies.add(Ok(movement.copies as f64));

@@ -23,6 +23,8 @@ const PIPELINE_BYTES: usize = 256 << 10;
 const CONNECTIONS: usize = 2;
 /// How often a write that was not acknowledged is tried again.
 const TRIES: usize = 20;
+/// Whatever does not settle within this never will.
+const SETTLING: Duration = Duration::from_secs(90);
 /// Between two looks: asking is work for the nodes too.
 const PAUSE: Duration = Duration::from_millis(200);
 
@@ -56,6 +58,10 @@ impl Holdings {
             ensure!(!views.is_empty(), "{} has no partitions", agent.name());
             holdings.transfers += views.iter().map(|view| view.transfers).sum::<usize>();
             holdings.bytes.resize(views.len(), 0);
+            let states: Vec<String> = views
+                .iter()
+                .map(|view| format!("{} {}", view.state, view.reason))
+                .collect();
             let mut told = Vec::new();
             for (number, view) in views.into_iter().enumerate() {
                 if view.owner.as_deref() == Some(agent.name()) {
@@ -68,9 +74,11 @@ impl Holdings {
                 holdings.configurations = told;
             } else if let Some(number) = differs(&holdings.configurations, &told) {
                 bail!(
-                    "{} tells of partition {number}: {:?}, and others: {:?}",
+                    "{} tells of partition {number}: {:?} ({}), and {}: {:?}",
                     agent.name(),
                     told.get(number),
+                    states.get(number).map_or("", |state| state.trim()),
+                    cluster.node(indices[0]).name(),
                     holdings.configurations.get(number)
                 );
             }
@@ -171,7 +179,7 @@ pub(crate) fn settled(
         if trouble != "it has only just become still" {
             last = None;
         }
-        if begun.elapsed() > PATIENCE {
+        if begun.elapsed() > SETTLING {
             bail!("not settled on {names:?}: {trouble}");
         }
         thread::sleep(PAUSE);
