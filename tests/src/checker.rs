@@ -45,6 +45,24 @@ struct Known {
     again: Option<Instant>,
 }
 
+/// How clients write.
+#[derive(Clone, Debug)]
+pub struct Habits {
+    /// How many copies must have a write before it is acknowledged.
+    pub ack: Ack,
+    /// Put before each number, to tell writers apart that have keys in common. It has no digits.
+    pub mark: &'static str,
+}
+
+impl Default for Habits {
+    fn default() -> Self {
+        Self {
+            ack: Ack::Quorum,
+            mark: "",
+        }
+    }
+}
+
 /// How many writes came to what end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -69,6 +87,7 @@ struct Memory {
 struct Shared {
     through: RwLock<Vec<Client>>,
     memory: Mutex<Memory>,
+    habits: Habits,
     stop: AtomicBool,
 }
 
@@ -82,6 +101,16 @@ pub struct Checker {
 impl Checker {
     /// Begins to write under all these keys with so many writers, through any of these clients.
     pub fn begin(keys: &[String], writers: usize, through: Vec<Client>) -> Self {
+        Self::begin_with(Habits::default(), keys, writers, through)
+    }
+
+    /// [`Self::begin`] with other habits.
+    pub fn begin_with(
+        habits: Habits,
+        keys: &[String],
+        writers: usize,
+        through: Vec<Client>,
+    ) -> Self {
         let known = keys.iter().map(|key| (key.clone(), Known::default()));
         let shared = Arc::new(Shared {
             through: RwLock::new(through),
@@ -89,6 +118,7 @@ impl Checker {
                 keys: known.collect(),
                 ..Memory::default()
             }),
+            habits,
             stop: AtomicBool::new(false),
         });
         let writers = (0..writers)
@@ -176,25 +206,55 @@ impl Checker {
                     .map_err(|error| error.to_string())
             });
             let found = found.map_err(|timeout| timeout.to_string())?;
-            let number = match &found {
-                None => 0,
-                Some(value) => number_in(&value.bytes)
-                    .ok_or_else(|| format!("{key} is {:?}, which nobody wrote", value.bytes))?,
-            };
-            let memory = self.shared.memory();
-            let known = &memory.keys[&key];
-            if number > known.sent {
-                let sent = known.sent;
-                return Err(format!("{key} is {number}, but only {sent} were written"));
-            }
-            if known.refused.contains(&number) {
-                return Err(format!("{key} is {number}, and that write was refused"));
-            }
-            if number < must {
-                lost.push(format!("{key} is {number}, but {must} was acknowledged"));
+            let value = found.map(|value| value.bytes);
+            if let Some(text) = self.judge(&key, must, value.as_deref())? {
+                lost.push(text);
             }
         }
         Ok(lost)
+    }
+
+    /// What is wrong with that value of a key, if less is there than had been acknowledged.
+    ///
+    /// # Errors
+    /// If these writers never wrote it, or were told that it was refused.
+    fn judge(&self, key: &str, must: u64, value: Option<&[u8]>) -> Result<Option<String>, String> {
+        let mark = self.shared.habits.mark;
+        let number = match value {
+            None => 0,
+            Some(value) => number_in(mark, value)
+                .ok_or_else(|| format!("{key} is {value:?}, which nobody wrote"))?,
+        };
+        let memory = self.shared.memory();
+        let known = &memory.keys[key];
+        if number > known.sent {
+            let sent = known.sent;
+            return Err(format!("{key} is {number}, but only {sent} were written"));
+        }
+        if known.refused.contains(&number) {
+            return Err(format!("{key} is {number}, and that write was refused"));
+        }
+        let less = number < must;
+        Ok(less.then(|| format!("{key} is {number}, but {must} was acknowledged")))
+    }
+
+    /// Whether any write of a key was acknowledged.
+    pub fn has_acknowledged(&self, key: &str) -> bool {
+        let memory = self.shared.memory();
+        memory.keys.get(key).is_some_and(|k| k.acknowledged > 0)
+    }
+
+    /// Whether that value of a key is as new as the last write that was acknowledged to these
+    /// writers; `None` if it is somebody else's.
+    ///
+    /// # Errors
+    /// If it bears their mark, and they never wrote it, or were told that it was refused.
+    pub fn is_last(&self, key: &str, value: &[u8]) -> Result<Option<bool>, String> {
+        if number_in(self.shared.habits.mark, value).is_none() {
+            return Ok(None);
+        }
+        let must = self.shared.memory().keys[key].acknowledged;
+        Ok(Some(self.judge(key, must, Some(value))?.is_none()))
     }
 
     /// Checks that nothing acknowledged is lost, whichever of these agents is asked.
@@ -261,9 +321,10 @@ impl Shared {
             known.sent
         };
         let begun = Instant::now();
-        let value = number.to_string();
+        let Habits { ack, mark } = self.habits;
+        let value = format!("{mark}{number}");
         let only = Precondition::None;
-        let answer = client.write(key.as_bytes(), value.as_bytes(), None, &only, Ack::Quorum);
+        let answer = client.write(key.as_bytes(), value.as_bytes(), None, &only, ack);
         let ended = Instant::now();
         let mut memory = self.memory();
         match answer.as_ref().map_or_else(came, |_| Came::Acknowledged) {
@@ -306,6 +367,7 @@ pub fn keys(beginning: &str, count: usize) -> Vec<String> {
     (0..count).map(|i| format!("{beginning}{i}")).collect()
 }
 
-fn number_in(value: &[u8]) -> Option<u64> {
-    std::str::from_utf8(value).ok()?.parse().ok()
+fn number_in(mark: &str, value: &[u8]) -> Option<u64> {
+    let digits = std::str::from_utf8(value).ok()?.strip_prefix(mark)?;
+    digits.parse().ok()
 }

@@ -1,14 +1,15 @@
 //! Several agents that find each other, named `n1`, `n2`, … in the order of their index.
 //!
-//! Each has a loopback address of its own. The first is the seed of the others.
+//! Each has a loopback address, or a machine, of its own. The first is the seed of the others.
+
+mod plan;
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kith::view::KeyView;
 use tempfile::TempDir;
@@ -17,113 +18,12 @@ use crate::{
     agent::{Agent, Spec},
     host::Host,
     log::Event,
+    netns::Lan,
     process,
     proxy::Network,
     wait::{self, Timeout},
 };
-
-/// What kind of cluster.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    nodes: usize,
-    durable: bool,
-    config: Option<String>,
-    more: Vec<String>,
-    proxied: bool,
-}
-
-/// A plan for so many nodes: with a key, without data directories, all settings as they come.
-pub fn of(nodes: usize) -> Plan {
-    Plan {
-        nodes,
-        durable: false,
-        config: None,
-        more: Vec::new(),
-        proxied: false,
-    }
-}
-
-impl Plan {
-    /// Each node gets a data directory, so that it can be started again as the same node.
-    #[must_use]
-    pub fn durable(mut self) -> Self {
-        self.durable = true;
-        self
-    }
-
-    /// A configuration file for each node.
-    #[must_use]
-    pub fn config(mut self, toml: &str) -> Self {
-        self.config = Some(toml.to_owned());
-        self
-    }
-
-    /// More flags for each node.
-    #[must_use]
-    pub fn flags(mut self, flags: &[&str]) -> Self {
-        self.more.extend(flags.iter().map(|&flag| flag.to_owned()));
-        self
-    }
-
-    /// All traffic between nodes goes through a [`Network`] that can be cut.
-    #[must_use]
-    pub fn proxied(mut self) -> Self {
-        self.proxied = true;
-        self
-    }
-
-    /// Prepares the nodes without starting any.
-    ///
-    /// # Errors
-    /// If there are no addresses or files to be had.
-    pub fn prepare(self) -> Result<Cluster> {
-        let folder = tempfile::tempdir().context("a temporary folder")?;
-        let key = folder.path().join("key");
-        fs::write(&key, test_key(1))?;
-        let config = match &self.config {
-            Some(toml) => {
-                let path = folder.path().join("kith.toml");
-                fs::write(&path, toml)?;
-                Some(path)
-            }
-            None => None,
-        };
-        let mut cluster = Cluster {
-            agents: Vec::new(),
-            specs: Vec::new(),
-            network: self.proxied.then(Network::new).transpose()?.map(Arc::new),
-            hosts: Vec::new(),
-            durable: self.durable,
-            config,
-            more: self.more,
-            key,
-            folder,
-        };
-        for _ in 0..self.nodes {
-            cluster.add_spec()?;
-        }
-        Ok(cluster)
-    }
-
-    /// Starts all nodes at once and waits until all see all.
-    ///
-    /// # Panics
-    /// If that does not come about.
-    #[track_caller]
-    pub fn start(self) -> Cluster {
-        let started = self.prepare().and_then(|mut cluster| {
-            cluster.start_all()?;
-            Ok(cluster)
-        });
-        match started {
-            Ok(cluster) => {
-                cluster.expect_all_alive();
-                cluster
-            }
-            Err(error) => panic!("{error:#}"),
-        }
-    }
-}
+pub use plan::{Plan, of};
 
 /// Agents that make one cluster, and the folder with what they keep.
 ///
@@ -133,6 +33,7 @@ pub struct Cluster {
     agents: Vec<Agent>,
     specs: Vec<Spec>,
     network: Option<Arc<Network>>,
+    lan: Option<Arc<Lan>>,
     hosts: Vec<Host>,
     durable: bool,
     config: Option<PathBuf>,
@@ -160,11 +61,28 @@ impl Cluster {
     /// If there is no address to be had.
     pub fn add_spec(&mut self) -> Result<usize> {
         let index = self.specs.len();
-        let host = Host::claim()?;
-        let mut spec = Spec::new(&format!("n{}", index + 1), host.free()?);
+        let name = format!("n{}", index + 1);
+        let mut spec = match &self.lan {
+            Some(lan) => {
+                let mut spec = Spec::new(&name, lan.address(index, 7400));
+                spec.http = lan.address(index, 7402);
+                spec.namespace = Some(lan.namespace(index).to_owned());
+                spec
+            }
+            None => {
+                let host = Host::claim()?;
+                let spec = Spec::new(&name, host.free()?);
+                self.hosts.push(host);
+                spec
+            }
+        };
         spec.key = Some(self.key.clone());
         spec.config = self.config.clone();
         spec.more = self.more.clone();
+        if self.lan.is_some() {
+            // Clients are elsewhere; and nobody else can come near.
+            spec.more.push("--insecure".to_owned());
+        }
         if self.durable {
             spec.data = Some(self.folder.path().join(&spec.name));
         }
@@ -174,7 +92,6 @@ impl Cluster {
         if let Some(first) = self.specs.first() {
             spec.seeds = vec![first.address().to_string()];
         }
-        self.hosts.push(host);
         self.specs.push(spec);
         Ok(index)
     }
@@ -231,7 +148,7 @@ impl Cluster {
         &mut self.specs[index]
     }
 
-    /// The address of the machine that node runs on.
+    /// The address of the machine that node runs on, of a cluster on loopback addresses.
     pub fn host(&self, index: usize) -> &Host {
         &self.hosts[index]
     }

@@ -13,6 +13,7 @@
 //! - [`host`]: loopback addresses that stand for machines;
 //! - [`agent`]: one `kith agent`, with the questions that can be put to it;
 //! - [`http`]: the small HTTP client behind those questions;
+//! - [`resp`]: the same for RESP;
 //! - [`authority`]: certificates as an operator would have them;
 //! - [`cluster`]: several agents that find each other;
 //! - [`checker`]: clients that write all the time, and know what must be there;
@@ -33,4 +34,5 @@ pub mod netns;
 pub mod process;
 pub mod proxy;
 pub mod reaper;
+pub mod resp;
 pub mod wait;

@@ -9,7 +9,10 @@
 //! Everything lives inside the namespaces: nothing of the machine's own network is touched. A
 //! router rather than a bridge, so that a cut is a packet silently dropped in the middle: a
 //! sender sees neither an error nor a missing neighbour, as between machines. It needs root, `ip`,
-//! `nsenter` and `nft`; see [`available`].
+//! `nsenter` and `nft`; see [`available`]. A thread that has something to ask of the nodes
+//! goes in among them: see [`Lan::visit`].
+
+mod visit;
 
 use std::{
     fmt::Write as _,
@@ -25,6 +28,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{process, reaper};
+pub use visit::Visit;
 
 /// Bytes that Ethernet puts before each IP packet.
 const ETHERNET_HEADER: u64 = 14;
@@ -179,6 +183,15 @@ impl Lan {
         enter(&self.nodes[index], program)
     }
 
+    /// Moves this thread, and all that it starts from then on, into the namespace of a node until
+    /// what is returned is dropped.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn visit(&self, index: usize) -> Result<Visit> {
+        Visit::to(self.namespace(index))
+    }
+
     /// From now on nothing passes from or to that node.
     ///
     /// # Errors
@@ -258,6 +271,19 @@ impl Lan {
     /// # Errors
     /// If the counters cannot be read.
     pub fn sent(&self) -> Result<Vec<Traffic>> {
+        self.counted("rx")
+    }
+
+    /// What has reached each node since the network was made.
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    pub fn received(&self) -> Result<Vec<Traffic>> {
+        self.counted("tx")
+    }
+
+    /// The counters of the hub's ends: what it receives a node has sent.
+    fn counted(&self, direction: &str) -> Result<Vec<Traffic>> {
         let mut command = Command::new("ip");
         command.args(["-n", &self.hub, "-s", "-j", "link", "show"]);
         let (code, text) = process::run(&mut command)?;
@@ -266,9 +292,9 @@ impl Lan {
         let links = links.as_array().context("a list of interfaces")?;
         let of = |index: usize| {
             let link = links.iter().find(|l| l["ifname"] == port(index).as_str());
-            let received = &link?["stats64"]["rx"];
-            let packets = received["packets"].as_u64()?;
-            let bytes = received["bytes"].as_u64()?;
+            let carried = &link?["stats64"][direction];
+            let packets = carried["packets"].as_u64()?;
+            let bytes = carried["bytes"].as_u64()?;
             Some(Traffic {
                 packets,
                 bytes: bytes.saturating_sub(packets * ETHERNET_HEADER),

@@ -11,6 +11,10 @@ use crate::subject::Subject;
 pub(crate) enum Unit {
     /// A time (seconds).
     Seconds,
+    /// A time (milliseconds).
+    Millis,
+    /// How many times another number.
+    Times,
     /// A number of things.
     Count,
     /// Bytes each second.
@@ -81,6 +85,8 @@ impl Row {
     fn show(&self, value: f64) -> String {
         match self.unit {
             Unit::Seconds => format!("{value:.3} s"),
+            Unit::Millis => format!("{value:.1} ms"),
+            Unit::Times => format!("{value:.2}"),
             Unit::Count => format!("{value:.1}"),
             Unit::BytesPerSecond => format!("{value:.0} B/s"),
             Unit::PacketsPerSecond => format!("{value:.2} /s"),

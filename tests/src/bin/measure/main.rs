@@ -1,5 +1,5 @@
 //! Measures what a cluster promises: how soon the dead are known, how rarely the living are
-//! accused, and what it costs.
+//! accused, what becomes of their work, and what it costs.
 //!
 //! ```text
 //! cargo run --release -p kith-tests --bin measure -- --nodes 5,32 --trials 10 --serf
@@ -11,13 +11,22 @@
 //!
 //! Reading order: [`subject`] (what is measured, and how its log is read), [`lab`] (a cluster
 //! of it), [`figures`] (rows of the table); then the scenarios: [`coming`] and going,
-//! [`failing`], [`quiet`] times, [`owners`] of partitions.
+//! [`failing`], [`quiet`] times. Of partitions: [`owners`] and [`pairs`] of nodes that are killed, work that
+//! changes hands ([`handover`]), nodes that are [`away`], and a cluster [`divided`]; built on [`machines`]
+//! that can be cut off and counted, [`load`] at a fixed rate, and what the cluster holds ([`holdings`]).
 
+mod away;
 mod coming;
+mod divided;
 mod failing;
 mod figures;
+mod handover;
+mod holdings;
 mod lab;
+mod load;
+mod machines;
 mod owners;
+mod pairs;
 mod quiet;
 mod subject;
 
@@ -36,7 +45,7 @@ use crate::{
     subject::{Mechanism, Subject},
 };
 
-/// Measures membership on real processes and prints a table.
+/// Measures membership and partitions on real processes and prints a table.
 ///
 /// Example: measure --nodes 5,32 --trials 10 --only kill,restart --serf
 #[derive(Clone, Debug, Parser)]
@@ -111,6 +120,16 @@ enum Scenario {
     Idle,
     /// SIGKILL of an owner while clients write: until its keys are written again; what is lost.
     Owner,
+    /// SIGKILL of two nodes at once while clients write: what is lost, and whether it may be.
+    Pair,
+    /// A node joins, another leaves, while clients write: pauses, and bytes moved.
+    Handover,
+    /// A node is gone for good with 100 MiB held: until all copies are made again.
+    Restore,
+    /// A node with a million keys is stopped, or killed, and started again: until it is back.
+    Million,
+    /// Writes on both sides of a split, in both modes: what is seen, merged, lost.
+    Divide,
 }
 
 impl Options {
@@ -208,9 +227,19 @@ fn run_all(options: &Options, report: &mut Report) -> Result<()> {
         if options.wants(Scenario::Owner) && matches!(subject, Subject::Kith { .. }) {
             report.add(owners::kill(options, subject, middle));
         }
+        let of_partitions = matches!(subject, Subject::Kith { .. });
+        if options.wants(Scenario::Pair) && of_partitions {
+            report.add(pairs::kill(options, subject, middle));
+        }
         if options.loopback {
-            eprintln!("left out with --loopback: vanish, split, loss, and traffic of idle nodes");
+            eprintln!(
+                "left out with --loopback: vanish, split, loss, traffic of idle nodes, handover, \
+                 restore, million, divide"
+            );
             continue;
+        }
+        if of_partitions {
+            run_partitions(options, subject, report);
         }
         if options.wants(Scenario::Vanish) {
             report.add(failing::vanish(options, subject, middle));
@@ -225,6 +254,25 @@ fn run_all(options: &Options, report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What is measured of partitions on machines of their own.
+fn run_partitions(options: &Options, subject: &Subject, report: &mut Report) {
+    let nodes = options.middle();
+    if options.wants(Scenario::Handover) {
+        report.add(handover::join_and_leave(options, subject, nodes));
+    }
+    if options.wants(Scenario::Restore) {
+        report.add(away::for_good(options, subject, nodes));
+    }
+    if options.wants(Scenario::Million) {
+        report.add(away::for_a_moment(options, subject, nodes));
+    }
+    if options.wants(Scenario::Divide) {
+        for consistency in ["available", "strict"] {
+            report.add(divided::writes(options, subject, nodes, consistency));
+        }
+    }
 }
 
 /// Seconds from one moment to another; 0 if the clock was set back in between.

@@ -134,14 +134,15 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
 
 /// Memory of a process (MiB).
 #[derive(Debug)]
-struct Memory {
+pub(crate) struct Memory {
     /// All pages that are there.
-    rss: f64,
+    pub(crate) rss: f64,
     /// The same, with pages that are shared divided among those who share them.
-    pss: f64,
+    pub(crate) pss: f64,
 }
 
-fn memory(pid: u32) -> Result<Memory> {
+/// What a process takes now.
+pub(crate) fn memory(pid: u32) -> Result<Memory> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
     let field = |name: &str| -> Result<f64> {
