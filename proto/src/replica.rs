@@ -36,6 +36,7 @@
 //! | `care` | what operators are told when something is amiss | |
 //! | `join` | branches that come together again | A2, A3, A4 |
 //! | `route` | the table of owners, which may be out of date | |
+//! | [`spread`] | how a node's shards divide the partitions | |
 //! | [`show`] | states and their reasons, for people | |
 //!
 //! # The rules, and where they stand
@@ -88,4 +89,5 @@ mod route;
 mod session;
 pub mod shard;
 pub mod show;
+pub mod spread;
 mod write;

@@ -292,7 +292,7 @@ impl Shard {
         if let Some(why) = kept {
             return self.reject(from, p, id, attempt, why);
         }
-        if fills >= FILLS_IN {
+        if fills >= self.share(FILLS_IN) {
             return self.reject(from, p, id, attempt, Rejection::Busy);
         }
         let replica = self.replica(p);
