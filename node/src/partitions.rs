@@ -117,8 +117,8 @@ pub(crate) enum FromShard {
     Frame(NodeId, Vec<u8>),
     /// Something that people want to know.
     Event(Event),
-    /// What several shards have told one after the other is complete.
-    Gathered(String),
+    /// What was kept back for other shards to add to, is to be told.
+    Gathered(u64),
     /// The store has failed.
     Broken(String),
     /// How many partitions a shard owns, and in how many it is a member.
@@ -285,9 +285,9 @@ impl Partitions {
         }
     }
 
-    /// What was gathered about a member.
-    pub(crate) fn gathered(&mut self, from: String) -> Option<Event> {
-        self.summaries.take(from)
+    /// What was gathered under that number.
+    pub(crate) fn gathered(&mut self, number: u64) -> Option<Event> {
+        self.summaries.take(number)
     }
 
     /// Where partitions are, as far as is known.

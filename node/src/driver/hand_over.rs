@@ -77,8 +77,8 @@ impl Driver {
                     log_event::log(&self.events.publish(event));
                 }
             }
-            FromShard::Gathered(about) => {
-                if let Some(event) = self.partitions.gathered(about) {
+            FromShard::Gathered(number) => {
+                if let Some(event) = self.partitions.gathered(number) {
                     log_event::log(&self.events.publish(event));
                 }
             }

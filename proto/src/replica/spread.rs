@@ -9,7 +9,10 @@
 //!   partition 37 -> group 37 % 16 = 5 -> of 3 shards: 5 % 3 = the last one
 //! ```
 
-use super::message::{Message, Route};
+use super::{
+    chain::ConfigId,
+    message::{Message, Root, Route},
+};
 use crate::id::PartitionId;
 
 /// Groups of partitions: the most shards that a node can have. Part of the protocol.
@@ -48,6 +51,14 @@ pub fn spread(message: Message, shards: u16) -> Vec<(u16, Message)> {
         Message::Routes(routes) => {
             let of = |route: &Route| shard_of(route.partition, shards);
             each(routes, of, shards, Message::Routes)
+        }
+        Message::Roots(roots) => {
+            let of = |root: &Root| shard_of(root.partition, shards);
+            each(roots, of, shards, Message::Roots)
+        }
+        Message::Unequal(unequal) => {
+            let of = |one: &(PartitionId, ConfigId)| shard_of(one.0, shards);
+            each(unequal, of, shards, Message::Unequal)
         }
         Message::RoutesDigest(digests) => {
             let of = |digest: &(u16, u64)| shard_of_group(digest.0, shards);
@@ -97,7 +108,6 @@ impl Numbers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::replica::chain::ConfigId;
 
     #[test]
     fn everything_goes_to_the_shard_that_has_it() {
