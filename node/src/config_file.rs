@@ -55,6 +55,8 @@ pub struct Settings {
     pub resp_moved: RespMoved,
     /// The longest value taken (bytes).
     pub max_value: usize,
+    /// How many threads run partitions.
+    pub shards: u16,
     /// When data reaches the disk.
     pub sync: Sync,
     /// Where it keeps its state; `None` keeps nothing.
@@ -185,6 +187,7 @@ impl Settings {
                 Sync::Never => SyncMode::Never,
             }),
             max_value: self.max_value,
+            shards: self.shards,
             ..PartitionOptions::default()
         }
     }

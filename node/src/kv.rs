@@ -21,6 +21,7 @@ use kith_proto::{
         version::Version,
     },
     placement::partition_of,
+    replica::spread::shard_of,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -212,7 +213,8 @@ impl Kv {
 
     async fn send(&self, partition: PartitionId, request: Request) -> Result<Begun, RequestError> {
         let is_read = request.is_read();
-        let shard = &self.shards[usize::from(partition) % self.shards.len()];
+        let shards = u16::try_from(self.shards.len()).unwrap_or(u16::MAX);
+        let shard = &self.shards[usize::from(shard_of(partition, shards))];
         let (reply, answer) = oneshot::channel();
         let call = Call {
             partition,

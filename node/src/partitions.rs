@@ -1,23 +1,27 @@
-//! Partitions on this node: threads that each run one partition core, and what connects them.
+//! Partitions on this node: threads that each run one partition core ("shards"), and what connects
+//! them.
 //!
 //! ```text
-//!   driver ── views, frames of peers ──> shard ── frames, events ──> driver ──> streams
-//!   clients (Kv) ── calls ─────────────> shard ── answers ─────────> clients
-//!                                          |  ^
-//!                                  batches v  | synced
-//!                                     engine, syncer
+//!   driver ── views to all, frames ───> shards ── frames, events ──> driver ──> streams
+//!             to those they are about
+//!   clients (Kv) ── calls, to the ────> shards ── answers ─────────> clients
+//!                   key's shard          |  ^
+//!                                batches v  | synced
+//!                                engine, syncer: one for all, so that one flush serves all
 //! ```
 //!
 //! Shards begin once the cluster is known: how many partitions there are is fixed for it. Until
 //! then calls wait in their queues. What a core wants to happen only after something is on the
-//! disk is held back here until the syncer says so.
+//! disk is held back here until the syncer says so. How many shards a node has is its own
+//! affair: it may be another number at every start, and at every node.
 
 mod shard;
+mod summary;
 mod topology;
 
 pub(crate) use self::topology::Nodes;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
 
 use kith_proto::{
     config::{ClusterSettings, Consistency},
@@ -27,24 +31,25 @@ use kith_proto::{
         host::{SyncMode, View},
         message::{self, Message},
         show::Shown,
+        spread::{self, GROUPS},
     },
 };
 use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
 
-use self::topology::Known;
+use self::{shard::Opening, summary::Summaries, topology::Known};
 use crate::{
     clock::Clock,
     kv::{CALL_QUEUE, Call, Kv, Topology},
-    storage::{Engine, Options, Syncer, boot_id},
+    storage::{Engine, Options, SyncRequests, Syncer, boot_id},
 };
 
 /// The engine's cache (bytes).
 const CACHE: u64 = 64 << 20;
 /// Data that need not be synced at once is after so long.
 const SYNC_PERIOD: Duration = Duration::from_millis(100);
-/// How many threads run partitions. More use more of a machine's processors, and each costs memory.
-const SHARDS: u16 = 1;
+/// The most shards without being told.
+const SHARDS: usize = 4;
 
 /// How a node keeps its partitions.
 #[derive(Clone, Debug)]
@@ -58,6 +63,17 @@ pub struct PartitionOptions {
     pub repair_delay: Duration,
     /// The same for one that stopped and will be back.
     pub return_grace: Duration,
+    /// Threads that run partitions: 1 to [`MAX_SHARDS`].
+    pub shards: u16,
+}
+
+/// The most threads that run partitions.
+pub const MAX_SHARDS: u16 = GROUPS;
+
+/// As many threads for partitions as this machine has processors, up to four.
+pub fn default_shards() -> u16 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    u16::try_from(processors.min(SHARDS)).unwrap_or(1)
 }
 
 impl Default for PartitionOptions {
@@ -67,6 +83,7 @@ impl Default for PartitionOptions {
             max_value: kith_proto::kv::MAX_VALUE,
             repair_delay: Duration::from_secs(10),
             return_grace: Duration::from_secs(60),
+            shards: default_shards(),
         }
     }
 }
@@ -84,13 +101,13 @@ pub(crate) enum ToShard {
     Show(oneshot::Sender<Showing>),
 }
 
-/// What a shard shows.
+/// What shards show.
 #[derive(Debug, Default)]
 pub(crate) struct Showing {
-    /// Its partitions.
+    /// Partitions.
     pub(crate) partitions: Vec<Shown>,
-    /// Its numbers.
-    pub(crate) counters: std::collections::BTreeMap<&'static str, u64>,
+    /// Numbers.
+    pub(crate) counters: BTreeMap<&'static str, u64>,
 }
 
 /// What comes from shards to the driver.
@@ -100,10 +117,14 @@ pub(crate) enum FromShard {
     Frame(NodeId, Vec<u8>),
     /// Something that people want to know.
     Event(Event),
+    /// What was kept back for other shards to add to, is to be told.
+    Gathered(u64),
     /// The store has failed.
     Broken(String),
-    /// How many partitions this node owns, and in how many it is a member.
+    /// How many partitions a shard owns, and in how many it is a member.
     Holds {
+        /// Which shard.
+        shard: u16,
         /// Owned.
         owned: usize,
         /// Member of.
@@ -118,13 +139,28 @@ pub(crate) struct Partitions {
     data_dir: Option<PathBuf>,
     options: PartitionOptions,
     clock: Clock,
-    calls: Option<mpsc::Receiver<Call>>,
+    /// Of shards that have not begun.
+    calls: Vec<mpsc::Receiver<Call>>,
     known: Arc<Known>,
     outgoing: mpsc::UnboundedSender<FromShard>,
-    shard: Option<mpsc::UnboundedSender<ToShard>>,
-    thread: Option<std::thread::JoinHandle<()>>,
-    /// What this node holds, as far as its shard has told.
-    pub(crate) holds: (usize, usize),
+    shards: Vec<Running>,
+    disk: Option<OnDisk>,
+    holds: Vec<(usize, usize)>,
+    summaries: Summaries,
+}
+
+/// A shard's thread, and the way to it.
+#[derive(Debug)]
+struct Running {
+    inbox: mpsc::UnboundedSender<ToShard>,
+    thread: JoinHandle<()>,
+}
+
+/// The engine of all shards, and what flushes it.
+#[derive(Debug)]
+struct OnDisk {
+    engine: Arc<Engine>,
+    syncer: Syncer,
 }
 
 /// Partitions could not be opened.
@@ -137,24 +173,27 @@ impl Partitions {
     pub(crate) fn new(
         node: NodeId,
         data_dir: Option<PathBuf>,
-        options: PartitionOptions,
+        mut options: PartitionOptions,
         clock: Clock,
     ) -> (Self, Kv, mpsc::UnboundedReceiver<FromShard>) {
-        let (caller, calls) = mpsc::channel(CALL_QUEUE);
+        options.shards = options.shards.clamp(1, MAX_SHARDS);
+        let queues = (0..options.shards).map(|_| mpsc::channel(CALL_QUEUE));
+        let (callers, calls): (Vec<_>, Vec<_>) = queues.unzip();
         let (outgoing, from_shards) = mpsc::unbounded_channel();
         let (known, topology) = Known::new();
-        let kv = Kv::new(Arc::from([caller]), topology, options.max_value);
+        let kv = Kv::new(callers.into(), topology, options.max_value);
         let partitions = Self {
             node,
             data_dir,
-            options,
             clock,
-            calls: Some(calls),
+            calls,
             known: Arc::new(known),
             outgoing,
-            shard: None,
-            thread: None,
-            holds: (0, 0),
+            shards: Vec::new(),
+            disk: None,
+            holds: vec![(0, 0); usize::from(options.shards)],
+            summaries: Summaries::default(),
+            options,
         };
         (partitions, kv, from_shards)
     }
@@ -166,11 +205,13 @@ impl Partitions {
 
     /// Membership has changed. The first time, what the disk holds is opened.
     pub(crate) fn view(&mut self, view: Arc<View>, nodes: Nodes) -> Result<(), OpenError> {
-        if self.shard.is_none() {
+        if self.shards.is_empty() {
             self.open(view.settings)?;
         }
         self.known.nodes(nodes, self.node, view.settings.partitions);
-        self.to_shard(ToShard::View(view));
+        for shard in &self.shards {
+            shard.tell(ToShard::View(Arc::clone(&view)));
+        }
         Ok(())
     }
 
@@ -179,11 +220,16 @@ impl Partitions {
         &mut self,
         from: NodeId,
         frame: &[u8],
-        room: Option<OwnedSemaphorePermit>,
+        mut room: Option<OwnedSemaphorePermit>,
     ) -> bool {
         match message::decode(frame) {
             Ok(message) => {
-                self.to_shard(ToShard::Peer(from, message, room));
+                // Before they have begun it is lost, as it may be on its way.
+                for (shard, message) in spread::spread(message, self.options.shards) {
+                    if let Some(shard) = self.shards.get(usize::from(shard)) {
+                        shard.tell(ToShard::Peer(from, message, room.take()));
+                    }
+                }
                 true
             }
             Err(error) => {
@@ -195,10 +241,53 @@ impl Partitions {
 
     /// Asks for what is held.
     pub(crate) fn show(&self, reply: oneshot::Sender<Showing>) {
-        match &self.shard {
-            Some(shard) => drop(shard.send(ToShard::Show(reply))),
-            None => drop(reply.send(Showing::default())),
+        let mut showing = Vec::new();
+        for shard in &self.shards {
+            let (shown, answer) = oneshot::channel();
+            shard.tell(ToShard::Show(shown));
+            showing.push(answer);
         }
+        tokio::spawn(async move {
+            let mut all = Showing::default();
+            for one in showing {
+                // One that has ended shows nothing.
+                let one = one.await.unwrap_or_default();
+                all.partitions.extend(one.partitions);
+                for (name, count) in one.counters {
+                    *all.counters.entry(name).or_default() += count;
+                }
+            }
+            // Whoever asked may have gone.
+            drop(reply.send(all));
+        });
+    }
+
+    /// A shard holds so many partitions now, as owner and as member.
+    pub(crate) fn set_holds(&mut self, shard: u16, holds: (usize, usize)) {
+        if let Some(place) = self.holds.get_mut(usize::from(shard)) {
+            *place = holds;
+        }
+    }
+
+    /// How many partitions this node owns, and in how many it is a member, as far as shards
+    /// have told.
+    pub(crate) fn holds(&self) -> (usize, usize) {
+        let add = |sum: (usize, usize), one: &(usize, usize)| (sum.0 + one.0, sum.1 + one.1);
+        self.holds.iter().fold((0, 0), add)
+    }
+
+    /// What of an event of a shard is to be told now: what several shards tell each for itself
+    /// is gathered.
+    pub(crate) fn gather(&mut self, event: Event) -> Option<Event> {
+        match self.options.shards {
+            1 => Some(event),
+            _ => self.summaries.gather(event, &self.outgoing),
+        }
+    }
+
+    /// What was gathered under that number.
+    pub(crate) fn gathered(&mut self, number: u64) -> Option<Event> {
+        self.summaries.take(number)
     }
 
     /// Where partitions are, as far as is known.
@@ -206,22 +295,15 @@ impl Partitions {
         self.known.present()
     }
 
-    /// Ends the threads, and waits for them.
-    pub(crate) async fn close(mut self) {
-        self.shard = None;
+    /// Ends the threads, and waits for them; then the store is closed.
+    pub(crate) async fn close(self) {
         drop(self.calls);
-        if let Some(thread) = self.thread.take() {
-            let joined = tokio::task::spawn_blocking(move || thread.join()).await;
-            if !matches!(joined, Ok(Ok(()))) {
-                tracing::error!(target: "kith", "a thread of partitions has failed");
-            }
-        }
-    }
-
-    fn to_shard(&self, message: ToShard) {
-        if let Some(shard) = &self.shard {
-            // Fails only if its thread has ended, which it has told.
-            drop(shard.send(message));
+        let (shards, disk) = (self.shards, self.disk);
+        let closed = tokio::task::spawn_blocking(move || close(shards, disk)).await;
+        match closed {
+            Ok(Ok(())) => {}
+            Ok(Err(problem)) => tracing::error!(target: "kith", "{problem}"),
+            Err(_panic) => tracing::error!(target: "kith", "partitions could not be closed"),
         }
     }
 
@@ -230,24 +312,9 @@ impl Partitions {
             Consistency::Strict => SyncMode::Always,
             Consistency::Available => SyncMode::Interval,
         });
-        let mut seed = [0; 32];
-        SystemRandom::new()
-            .fill(&mut seed)
-            .map_err(|_says_nothing_more| OpenError("the system has no randomness".to_owned()))?;
-        let Some(calls) = self.calls.take() else {
-            return Err(OpenError("partitions are open already".to_owned()));
-        };
-        let (sender, inbox) = mpsc::unbounded_channel();
-        let mut setup = shard::Setup {
-            node: self.node,
-            shard: (0, SHARDS),
-            partitions: settings.partitions,
-            sync,
-            forgetful: false,
-            seed,
-            clock: self.clock,
-            disk: None,
-        };
+        let shards = self.options.shards;
+        let mut forgetful = false;
+        let mut opening = None;
         if let Some(directory) = &self.data_dir {
             let opened = Engine::open(Options {
                 directory: directory.join("partitions"),
@@ -257,33 +324,86 @@ impl Partitions {
             .map_err(|error| OpenError(error.to_string()))?;
             let remembers = opened.clean || opened.same_boot || sync == SyncMode::Always;
             // In available clusters the owner compares with whoever comes back; see rule 8.
-            setup.forgetful = !remembers && settings.consistency == Consistency::Strict;
+            forgetful = !remembers && settings.consistency == Consistency::Strict;
             let period = (sync == SyncMode::Interval).then_some(SYNC_PERIOD);
             let syncer = Syncer::start(&opened.engine, period)
                 .map_err(|error| OpenError(error.to_string()))?;
-            // Weak: the shard ends when the driver drops its end, and the syncer only after it.
-            let answers = sender.downgrade();
-            let requests = syncer.connect(move |synced| {
-                let result = synced.result.map_err(|error| error.0);
-                if let Some(answers) = answers.upgrade() {
-                    // Nobody listens any more once the shard has ended.
-                    drop(answers.send(ToShard::Synced(synced.token, result)));
-                }
+            let engine = Arc::new(opened.engine);
+            opening = Some(Opening::new(Arc::clone(&engine), shards));
+            self.disk = Some(OnDisk { engine, syncer });
+        }
+        for (number, calls) in (0..).zip(std::mem::take(&mut self.calls)) {
+            let mut seed = [0; 32];
+            SystemRandom::new()
+                .fill(&mut seed)
+                .map_err(|_says_nothing_more| {
+                    OpenError("the system has no randomness".to_owned())
+                })?;
+            let (sender, inbox) = mpsc::unbounded_channel();
+            let disk = opening.as_ref().zip(self.disk.as_ref());
+            let disk = disk.map(|(opening, disk)| shard::OnDisk {
+                opening: Arc::clone(opening),
+                requests: requests(&disk.syncer, &sender),
             });
-            setup.disk = Some(shard::OnDisk {
-                engine: opened.engine,
-                syncer,
-                requests,
+            let setup = shard::Setup {
+                node: self.node,
+                shard: (number, shards),
+                partitions: settings.partitions,
+                sync,
+                forgetful,
+                seed,
+                clock: self.clock,
+                disk,
+            };
+            let (outgoing, known) = (self.outgoing.clone(), Arc::clone(&self.known));
+            let thread = std::thread::Builder::new()
+                .name(format!("kith-shard-{number}"))
+                .spawn(move || shard::run(setup, inbox, calls, &outgoing, &known))
+                .map_err(|error| OpenError(error.to_string()))?;
+            self.shards.push(Running {
+                inbox: sender,
+                thread,
             });
         }
-        let (outgoing, known) = (self.outgoing.clone(), Arc::clone(&self.known));
-        let thread = std::thread::Builder::new()
-            .name("kith-shard".to_owned())
-            .spawn(move || shard::run(setup, inbox, calls, &outgoing, &known))
-            .map_err(|error| OpenError(error.to_string()))?;
-        self.thread = Some(thread);
-        self.shard = Some(sender);
         Ok(())
+    }
+}
+
+impl Running {
+    fn tell(&self, message: ToShard) {
+        // Fails only if its thread has ended, which it has told.
+        drop(self.inbox.send(message));
+    }
+}
+
+/// A shard's way to the syncer, whose answers come to its inbox.
+fn requests(syncer: &Syncer, inbox: &mpsc::UnboundedSender<ToShard>) -> SyncRequests {
+    // Weak: the shard ends when the driver drops its end, and the syncer only after it.
+    let answers = inbox.downgrade();
+    syncer.connect(move |synced| {
+        let result = synced.result.map_err(|error| error.0);
+        if let Some(answers) = answers.upgrade() {
+            // Nobody listens any more once the shard has ended.
+            drop(answers.send(ToShard::Synced(synced.token, result)));
+        }
+    })
+}
+
+fn close(shards: Vec<Running>, disk: Option<OnDisk>) -> Result<(), String> {
+    // All learn of it before the first is waited for.
+    let ends = shards.into_iter().map(|shard| shard.thread);
+    let threads: Vec<JoinHandle<()>> = ends.collect();
+    let failed = threads.into_iter().map(JoinHandle::join);
+    let failed = failed.filter(Result::is_err).count();
+    if let Some(OnDisk { engine, syncer }) = disk {
+        drop(syncer);
+        let engine = Arc::into_inner(engine);
+        let engine = engine.ok_or("the store of partitions is still in use")?;
+        engine.close().map_err(|error| error.0)?;
+    }
+    match failed {
+        0 => Ok(()),
+        _ => Err("a thread of partitions has failed".to_owned()),
     }
 }
 

@@ -38,6 +38,7 @@
 //! | `join` | branches that come together again | A2, A3, A4 |
 //! | `route` | the table of owners, which may be out of date | |
 //! | `sweep` | what is deleted or expired goes in the end | A5 |
+//! | [`spread`] | how a node's shards divide the partitions | |
 //! | [`show`] | states and their reasons, for people | |
 //!
 //! # The rules, and where they stand
@@ -93,5 +94,6 @@ mod route;
 mod session;
 pub mod shard;
 pub mod show;
+pub mod spread;
 mod sweep;
 mod write;

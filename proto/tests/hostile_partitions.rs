@@ -140,7 +140,7 @@ fn samples(config: &Configuration) -> Vec<Message> {
         body,
     };
     let mut all: Vec<Message> = bodies.into_iter().map(about).collect();
-    all.push(Message::RoutesDigest(9));
+    all.push(Message::RoutesDigest(vec![(9, 9), (u16::MAX, 0)]));
     all.push(Message::Routes(vec![Route {
         partition: 2,
         id: ConfigId {

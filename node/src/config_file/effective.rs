@@ -27,6 +27,7 @@ pub(super) fn layer(settings: &Settings, given: &Layer) -> Layer {
         resp: Some(settings.resp),
         resp_moved: Some(settings.resp_moved),
         max_value: Some(Size(settings.max_value)),
+        shards: Some(u32::from(settings.shards)),
         sync: Some(settings.sync),
         seeds: (!seeds.is_empty()).then_some(seeds),
         expect: core.expect,

@@ -125,6 +125,10 @@ pub struct Layer {
     /// [default: 16MiB]
     #[arg(long, value_name = "SIZE")]
     pub max_value: Option<Size>,
+    /// Threads that run partitions, 1 to 16; more use more processors and cost memory, more than
+    /// there are processors only cost [default: as many as processors, at most 4]
+    #[arg(long, value_name = "N", value_parser = parse_whole)]
+    pub shards: Option<u32>,
     /// When data reaches the disk: before it is acknowledged, every 100 ms, or when the system
     /// likes; what is later can be lost when the machine (not the process) stops
     /// [default: interval; always with --consistency strict]
@@ -322,7 +326,7 @@ impl Layer {
         }
         each!(
             name "name", cluster "cluster", listen "listen", advertise "advertise", http "http",
-            resp "resp", resp_moved "resp-moved", max_value "max-value", sync "sync",
+            resp "resp", resp_moved "resp-moved", max_value "max-value", shards "shards", sync "sync",
             seeds "seeds", expect "expect", data_dir "data-dir", ephemeral "ephemeral",
             key_file "key-file", key "key", tls_cert "tls-cert", tls_key "tls-key",
             tls_ca "tls-ca", token_file "token-file", insecure "insecure",

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     api::token::Token,
     own_address::own_address,
+    partitions::{MAX_SHARDS, default_shards},
     tls::{CertificateFiles, Certificates},
 };
 
@@ -42,6 +43,7 @@ impl Resolver {
         let http = self.all.http.unwrap_or(local(HTTP_PORT));
         let resp = self.all.resp.unwrap_or(local(RESP_PORT));
         let max_value = self.max_value()?;
+        let shards = self.shards()?;
         let advertise = self.advertise(listen)?;
         let name = match self.all.name.take() {
             Some(name) => name,
@@ -75,6 +77,7 @@ impl Resolver {
             resp,
             resp_moved: self.all.resp_moved.unwrap_or_default(),
             max_value,
+            shards,
             sync,
             data_dir,
             key,
@@ -300,6 +303,18 @@ impl Resolver {
             return Err(self.wrong("max-value", problem, "1KiB to 16MiB"));
         }
         Ok(given.0)
+    }
+
+    fn shards(&self) -> Result<u16, SettingsError> {
+        let Some(given) = self.all.shards else {
+            return Ok(default_shards());
+        };
+        let shards = u16::try_from(given).ok();
+        let shards = shards.filter(|shards| (1..=MAX_SHARDS).contains(shards));
+        shards.ok_or_else(|| {
+            let problem = format!("{given} is not possible");
+            self.wrong("shards", problem, &format!("1 to {MAX_SHARDS}"))
+        })
     }
 
     fn data_dir(&self, name: &str) -> Result<Option<PathBuf>, SettingsError> {

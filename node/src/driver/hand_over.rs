@@ -72,14 +72,27 @@ impl Driver {
                     self.peers.send(stream, frame);
                 }
             }
-            FromShard::Event(event) => log_event::log(&self.events.publish(event)),
+            FromShard::Event(event) => {
+                if let Some(event) = self.partitions.gather(event) {
+                    log_event::log(&self.events.publish(event));
+                }
+            }
+            FromShard::Gathered(number) => {
+                if let Some(event) = self.partitions.gathered(number) {
+                    log_event::log(&self.events.publish(event));
+                }
+            }
             FromShard::Broken(text) => {
                 tracing::error!(target: "kith", "what partitions hold cannot be kept: {text}. This node stops, others take over");
                 return Some(Stop::LeftUncleanly(format!(
                     "what partitions hold cannot be kept: {text}"
                 )));
             }
-            FromShard::Holds { owned, member } => self.partitions.holds = (owned, member),
+            FromShard::Holds {
+                shard,
+                owned,
+                member,
+            } => self.partitions.set_holds(shard, (owned, member)),
         }
         None
     }
@@ -119,7 +132,7 @@ impl Driver {
 
     // Whether there is something to hand over, and somebody to take it.
     fn is_wanted_elsewhere(&self, returning: bool) -> bool {
-        let (owned, member) = self.partitions.holds;
+        let (owned, member) = self.partitions.holds();
         let held = if returning { owned } else { member };
         let living = self
             .core
@@ -140,7 +153,7 @@ impl Driver {
             return false;
         }
         if late {
-            let (owned, member) = self.partitions.holds;
+            let (owned, member) = self.partitions.holds();
             tracing::warn!(
                 target: "kith",
                 owned,

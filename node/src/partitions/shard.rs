@@ -2,6 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -18,7 +22,7 @@ use kith_proto::{
         message,
         shard::{Config, Omit, Shard, Timing},
     },
-    store::partitions::{MemoryStore, Store},
+    store::partitions::{MemoryStore, Store, StoreError},
 };
 use tokio::{
     runtime,
@@ -30,7 +34,7 @@ use super::{FromShard, Showing, ToShard, topology::Known};
 use crate::{
     clock::{Clock, unix_millis},
     kv::Call,
-    storage::{Engine, SyncRequests, Syncer},
+    storage::{Engine, SyncRequests},
 };
 
 /// What is taken in before outputs are carried out.
@@ -51,11 +55,33 @@ pub(super) struct Setup {
     pub(super) disk: Option<OnDisk>,
 }
 
-/// The engine, and who syncs it.
+/// What a shard has of the node's engine, and of what syncs it.
 pub(super) struct OnDisk {
-    pub(super) engine: Engine,
-    pub(super) syncer: Syncer,
+    pub(super) opening: Arc<Opening>,
     pub(super) requests: SyncRequests,
+}
+
+/// The engine, while shards read what is in it.
+pub(super) struct Opening {
+    engine: Arc<Engine>,
+    left: AtomicUsize,
+}
+
+impl Opening {
+    /// For so many shards.
+    pub(super) fn new(engine: Arc<Engine>, shards: u16) -> Arc<Self> {
+        let left = AtomicUsize::new(usize::from(shards));
+        Arc::new(Self { engine, left })
+    }
+
+    /// A shard has written its marks. Rule 8: once all have, this boot may be called the one
+    /// that wrote last.
+    fn done(&self) -> Result<(), StoreError> {
+        match self.left.fetch_sub(1, Ordering::AcqRel) {
+            1 => self.engine.trust_this_boot(),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Replies that wait, by request.
@@ -72,6 +98,7 @@ struct Running<'a> {
     last_request: u64,
     outgoing: &'a mpsc::UnboundedSender<FromShard>,
     known: &'a Known,
+    number: u16,
     shown: BTreeMap<PartitionId, ConfigId>,
     holds: (usize, usize),
 }
@@ -103,7 +130,7 @@ async fn drive(
 ) -> Result<(), String> {
     let clock = setup.clock;
     let store: Box<dyn Store + Send> = match &setup.disk {
-        Some(disk) => Box::new(disk.engine.store()),
+        Some(disk) => Box::new(disk.opening.engine.store()),
         None => Box::<MemoryStore>::default(),
     };
     let config = Config {
@@ -116,13 +143,12 @@ async fn drive(
     };
     let shard = Shard::open(config, store, setup.partitions, setup.seed, now(clock))
         .map_err(|error| error.0)?;
-    let (engine, syncer, syncs) = match setup.disk {
+    let syncs = match setup.disk {
         Some(disk) => {
-            // Rule 8: marks are written; only now may this boot be called the one that wrote last.
-            disk.engine.trust_this_boot().map_err(|error| error.0)?;
-            (Some(disk.engine), Some(disk.syncer), Some(disk.requests))
+            disk.opening.done().map_err(|error| error.0)?;
+            Some(disk.requests)
         }
-        None => (None, None, None),
+        None => None,
     };
     let mut running = Running {
         shard,
@@ -134,16 +160,11 @@ async fn drive(
         last_request: 0,
         outgoing,
         known,
+        number: setup.shard.0,
         shown: BTreeMap::new(),
         holds: (0, 0),
     };
-    running.exchange(&mut inbox, &mut calls).await?;
-    drop(running);
-    drop(syncer);
-    match engine {
-        Some(engine) => engine.close().map_err(|error| error.0),
-        None => Ok(()),
-    }
+    running.exchange(&mut inbox, &mut calls).await
 }
 
 fn now(clock: Clock) -> Now {
@@ -303,6 +324,7 @@ impl Running<'_> {
         if holds != self.holds {
             self.holds = holds;
             self.tell(FromShard::Holds {
+                shard: self.number,
                 owned: holds.0,
                 member: holds.1,
             });

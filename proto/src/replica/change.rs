@@ -30,7 +30,7 @@ use crate::{
     time::Time,
 };
 
-/// Partitions of which this node's shard makes new copies at a time.
+/// Partitions of which this node makes new copies at a time.
 const FILLS_OUT: usize = 4;
 /// Partitions that it changes at a time without making copies.
 const CHANGES: usize = 16;
@@ -158,9 +158,9 @@ impl Shard {
         let newcomers = members.iter().any(|member| !config.has(*member));
         let (fills, changes) = self.changes_under_way();
         let full = if newcomers {
-            fills >= FILLS_OUT
+            fills >= self.share(FILLS_OUT)
         } else {
-            changes >= CHANGES
+            changes >= self.share(CHANGES)
         };
         if full {
             self.queued_changes.insert(p);
@@ -175,7 +175,7 @@ impl Shard {
     pub(super) fn begin_queued_changes(&mut self) {
         for _ in 0..CHANGES {
             let (fills, changes) = self.changes_under_way();
-            if fills >= FILLS_OUT || changes >= CHANGES {
+            if fills >= self.share(FILLS_OUT) || changes >= self.share(CHANGES) {
                 return;
             }
             let Some(p) = self.queued_changes.pop_first() else {

@@ -50,6 +50,11 @@ fn offset(wall: Wall, now: Now) -> i64 {
 }
 
 impl Shard {
+    // One of a node's shards does, in what concerns them all.
+    fn speaks_for_node(&self) -> bool {
+        self.config.shard.0 == 0
+    }
+
     /// By how much this node's clock is ahead of what it may be, if it is.
     pub(super) fn clock_ahead(&self) -> Option<Duration> {
         let over = offset(self.now.wall, self.now) - self.clocks.bound?;
@@ -69,7 +74,9 @@ impl Shard {
 
     pub(super) fn greet_with_clock(&mut self, peer: NodeId) {
         let wall = self.now.wall;
-        self.send(peer, Message::Clock(wall));
+        if self.speaks_for_node() {
+            self.send(peer, Message::Clock(wall));
+        }
     }
 
     pub(super) fn hear_clock(&mut self, from: NodeId, wall: Wall) {
@@ -79,7 +86,7 @@ impl Shard {
         let ahead = theirs.saturating_sub(offset(self.now.wall, self.now));
         if ahead <= MOST_AHEAD_MS {
             self.clocks.told.remove(&from);
-        } else if self.clocks.told.insert(from) {
+        } else if self.clocks.told.insert(from) && self.speaks_for_node() {
             self.event(Event::Warning {
                 kind: "clock_ahead".to_owned(),
                 text: format!(
@@ -108,7 +115,7 @@ impl Shard {
                 false
             }
             Some(text) => {
-                if self.clocks.told.insert(own) {
+                if self.clocks.told.insert(own) && self.speaks_for_node() {
                     let kind = "clock_ahead".to_owned();
                     self.event(Event::Warning { kind, text });
                 }

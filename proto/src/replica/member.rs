@@ -299,7 +299,7 @@ impl Shard {
         if self.clock_ahead().is_some() {
             return self.reject(from, p, id, attempt, Rejection::ClockAhead);
         }
-        if fills >= FILLS_IN {
+        if fills >= self.share(FILLS_IN) {
             return self.reject(from, p, id, attempt, Rejection::Busy);
         }
         let replica = self.replica(p);

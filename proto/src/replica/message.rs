@@ -116,8 +116,9 @@ pub enum Message {
     },
     /// Configurations that owners installed.
     Routes(Vec<Route>),
-    /// The digest of all routes that the sender knows: whoever knows others sends them.
-    RoutesDigest(u64),
+    /// Digests of the routes that the sender knows, by group of partitions (see
+    /// [`super::spread`]): whoever knows others sends them.
+    RoutesDigest(Vec<(u16, u64)>),
     /// A request for an owner.
     Ask {
         /// Comes back with the answer.

@@ -26,7 +26,7 @@ use crate::{
     time::Time,
 };
 
-/// Comparisons that an owner's shard leads at a time, beside those of proposals and changes.
+/// Comparisons that a node leads at a time, beside those of proposals and changes.
 const REPAIRS: usize = 32;
 
 /// Nothing more was taken over for so long: what was is told in one line.
@@ -437,7 +437,7 @@ impl Shard {
             .collect();
         for member in unequal {
             let running = self.replica(p).sessions.contains_key(&member);
-            if !running && under_way >= REPAIRS {
+            if !running && under_way >= self.share(REPAIRS) {
                 let retry = self.config.timing.retry;
                 self.timers.set_by(Timer::Partition(p), now + retry);
                 return;

@@ -13,6 +13,7 @@ use super::{
     chain::{ConfigId, Configuration},
     message::{Body, Message, Route},
     shard::{Shard, Timer},
+    spread::group_of,
 };
 use crate::{
     id::{NodeId, PartitionId},
@@ -28,7 +29,8 @@ pub(super) struct Routes {
     table: BTreeMap<PartitionId, Route>,
     /// To be announced with the next flush.
     fresh: BTreeSet<PartitionId>,
-    digest: Option<u64>,
+    /// Of groups that have not changed since.
+    digests: BTreeMap<u16, u64>,
     /// Changed since a host asked.
     changed: BTreeSet<PartitionId>,
 }
@@ -64,18 +66,25 @@ impl Routes {
     }
 
     fn put(&mut self, route: Route) {
-        self.digest = None;
+        self.digests.remove(&group_of(route.partition));
         self.changed.insert(route.partition);
         self.table.insert(route.partition, route);
     }
 
-    fn digest(&mut self) -> u64 {
-        let table = &self.table;
-        *self.digest.get_or_insert_with(|| {
-            let all: Vec<(PartitionId, ConfigId)> =
-                table.values().map(|r| (r.partition, r.id)).collect();
-            xxh3_64(&codec::encode(&all))
-        })
+    fn of_group(&self, group: u16) -> impl Iterator<Item = &Route> {
+        let routes = self.table.values();
+        routes.filter(move |route| group_of(route.partition) == group)
+    }
+
+    fn digest(&mut self, group: u16) -> u64 {
+        if let Some(digest) = self.digests.get(&group) {
+            return *digest;
+        }
+        let all: Vec<(PartitionId, ConfigId)> =
+            self.of_group(group).map(|r| (r.partition, r.id)).collect();
+        let digest = xxh3_64(&codec::encode(&all));
+        self.digests.insert(group, digest);
+        digest
     }
 }
 
@@ -196,16 +205,24 @@ impl Shard {
     }
 
     pub(super) fn greet_with_routes(&mut self, peer: NodeId) {
-        let digest = self.routes.digest();
-        self.send(peer, Message::RoutesDigest(digest));
+        let digests = self
+            .groups()
+            .into_iter()
+            .map(|group| (group, self.routes.digest(group)));
+        let digests = digests.collect();
+        self.send(peer, Message::RoutesDigest(digests));
     }
 
-    /// The asker gets all routes, if it knows others.
-    pub(super) fn hear_routes_digest(&mut self, from: NodeId, digest: u64) {
-        if self.routes.digest() != digest {
-            let routes: Vec<Route> = self.routes.table.values().cloned().collect();
-            self.send_routes(from, &routes);
+    /// The asker gets the routes of all groups of which it knows others.
+    pub(super) fn hear_routes_digest(&mut self, from: NodeId, digests: &[(u16, u64)]) {
+        let mut routes = Vec::new();
+        for group in self.groups() {
+            let told = digests.iter().find(|(of, _)| *of == group);
+            if told.is_some_and(|(_, digest)| self.routes.digest(group) != *digest) {
+                routes.extend(self.routes.of_group(group).cloned());
+            }
         }
+        self.send_routes(from, &routes);
     }
 
     /// Compares with somebody: whoever was told nothing, though no stream broke, learns it so.

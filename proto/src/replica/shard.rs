@@ -1,8 +1,8 @@
 //! The partition core: everything that a node does for its share of the partitions.
 //!
 //! It decides nothing itself; inputs are routed to the files beside it, each with one subject.
-//! A node runs one or more of them ("shards"): partition `p` belongs to shard `p % shards`, and
-//! they share nothing.
+//! A node runs one or more of them ("shards"), each with some of the partitions (see
+//! [`super::spread`]); they share nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,6 +25,7 @@ use super::{
     proposal::Proposal,
     route::Routes,
     session::Session,
+    spread::{self, GROUPS, Numbers},
     sweep::Sweep,
     write::Writes,
 };
@@ -40,6 +41,13 @@ use crate::{
     timers::Timers,
     wire::codec,
 };
+
+/// That the partitions of a group were minted: facts of the store.
+#[rustfmt::skip]
+const FOUNDED: [&str; GROUPS as usize] = [
+    "founded 0", "founded 1", "founded 2", "founded 3", "founded 4", "founded 5", "founded 6", "founded 7",
+    "founded 8", "founded 9", "founded 10", "founded 11", "founded 12", "founded 13", "founded 14", "founded 15",
+];
 
 /// Settings of a partition core.
 #[derive(Clone, Debug)]
@@ -232,7 +240,9 @@ pub struct Shard {
     pub(super) clocks: Clocks,
     pub(super) timers: Timers<Timer>,
     pub(super) counters: Counters,
-    pub(super) numbers: u64,
+    numbers: Numbers,
+    /// Genesis was looked after in this life.
+    founded: bool,
     /// Partitions whose change waits until fewer are being changed.
     pub(super) queued_changes: BTreeSet<PartitionId>,
     /// What was taken over a moment ago: by owner before, how many, and the longest (ms).
@@ -283,7 +293,8 @@ impl Shard {
             clocks: Clocks::default(),
             timers: Timers::default(),
             counters: Counters::new(),
-            numbers: 0,
+            numbers: Numbers::new(0, (0, 1)),
+            founded: false,
             queued_changes: BTreeSet::new(),
             taken_over: BTreeMap::new(),
             outputs: VecDeque::new(),
@@ -292,7 +303,8 @@ impl Shard {
             broken: false,
         };
         // Of two lives' numbers none are equal.
-        shard.numbers = shard.rng.random::<u64>() >> 16;
+        let after = shard.rng.random::<u64>() >> 16;
+        shard.numbers = Numbers::new(after, shard.config.shard);
         shard.restore(partitions)?;
         Ok(shard)
     }
@@ -300,7 +312,7 @@ impl Shard {
     fn restore(&mut self, partitions: u16) -> Result<(), StoreError> {
         let mut leftovers = Batch::default();
         for (partition, record) in self.store.chains()? {
-            if partition % self.config.shard.1.max(1) != self.config.shard.0 {
+            if !self.is_mine(partition) {
                 continue;
             }
             let mut chain: Chain = codec::decode(&record).map_err(|error| {
@@ -431,7 +443,7 @@ impl Shard {
                 }
             }
             Message::Routes(routes) => self.hear_routes(from, routes),
-            Message::RoutesDigest(digest) => self.hear_routes_digest(from, digest),
+            Message::RoutesDigest(digests) => self.hear_routes_digest(from, &digests),
             Message::Ask {
                 number,
                 partition,
@@ -494,7 +506,7 @@ impl Shard {
             self.audit_begins();
             self.sweep_begins();
         }
-        if view.founder {
+        if view.founder && !std::mem::replace(&mut self.founded, true) {
             self.found(&view);
         }
         self.care_soon();
@@ -526,15 +538,24 @@ impl Shard {
     /// Genesis: mints the first configuration of every partition of which nothing is known. Only the
     /// node that bootstrapped the cluster does, once.
     fn found(&mut self, view: &View) {
-        const FOUNDED: &str = "founded";
-        match self.store.fact(FOUNDED) {
-            Ok(None) => {}
-            Ok(Some(_)) => return,
-            Err(error) => return self.broke(&error),
-        }
         let mut batch = Batch::default();
+        let mut founding = Vec::new();
+        // By group: the next life may have another number of shards.
+        for group in self.groups() {
+            let name = FOUNDED[usize::from(group)];
+            match self.store.fact(name) {
+                Ok(None) => {}
+                Ok(Some(_)) => continue,
+                Err(error) => return self.broke(&error),
+            }
+            batch.facts.push((name, vec![1]));
+            founding.push(group);
+        }
+        if founding.is_empty() {
+            return;
+        }
         let mine: Vec<PartitionId> = (0..view.settings.partitions)
-            .filter(|partition| self.is_mine(*partition))
+            .filter(|partition| founding.contains(&spread::group_of(*partition)))
             .collect();
         for partition in mine {
             if self.replicas.contains_key(&partition) {
@@ -554,14 +575,30 @@ impl Shard {
             self.replicas.insert(partition, replica);
             self.counters_up("genesis");
         }
-        batch.facts.push((FOUNDED, vec![1]));
         self.write_batch(batch);
         self.durable();
     }
 
+    /// Whether a group of partitions belongs to this shard.
+    fn has_group(&self, group: u16) -> bool {
+        let (shard, shards) = self.config.shard;
+        spread::shard_of_group(group, shards) == shard
+    }
+
+    /// The groups that belong to this shard.
+    pub(super) fn groups(&self) -> Vec<u16> {
+        let all = 0..GROUPS;
+        all.filter(|group| self.has_group(*group)).collect()
+    }
+
+    /// This shard's share of what a node may do at a time.
+    pub(super) fn share(&self, of: usize) -> usize {
+        (of / usize::from(self.config.shard.1.max(1))).max(1)
+    }
+
     /// Whether a partition belongs to this shard.
     pub(super) fn is_mine(&self, partition: PartitionId) -> bool {
-        partition % self.config.shard.1.max(1) == self.config.shard.0
+        self.has_group(spread::group_of(partition))
     }
 
     pub(super) fn known_partitions(&self) -> Vec<PartitionId> {
@@ -592,8 +629,7 @@ impl Shard {
     }
 
     pub(super) fn number(&mut self) -> u64 {
-        self.numbers += 1;
-        self.numbers
+        self.numbers.next()
     }
 
     /// A message about a partition, not before `after` is on the disk.

@@ -85,8 +85,24 @@ impl Spec {
         if let Some(config) = &self.config {
             command.arg("--config").arg(config);
         }
+        if let Some(shards) = self.shards() {
+            command.args(["--shards", &shards]);
+        }
         command.args(&self.more);
         Ok(command)
+    }
+
+    /// `KITH_TEST_SHARDS=1,2,3`: nodes of tests have these numbers of shards, each the one that
+    /// its name falls upon.
+    fn shards(&self) -> Option<String> {
+        let own = |word: &String| word == "--shards";
+        if self.more.iter().any(own) {
+            return None;
+        }
+        let numbers = std::env::var("KITH_TEST_SHARDS").ok()?;
+        let numbers: Vec<&str> = numbers.split(',').collect();
+        let sum: usize = self.name.bytes().map(usize::from).sum();
+        Some(numbers[sum % numbers.len()].to_owned())
     }
 
     /// Starts it. Does not wait until it is a member: see [`Agent::wait_ready`].
