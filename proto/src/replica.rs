@@ -37,6 +37,7 @@
 //! | [`clocks`] | clocks that run ahead | 9 |
 //! | `join` | branches that come together again | A2, A3, A4 |
 //! | `route` | the table of owners, which may be out of date | |
+//! | `pace` | how fast copies are made | |
 //! | `sweep` | what is deleted or expired goes in the end | A5 |
 //! | [`spread`] | how a node's shards divide the partitions | |
 //! | [`show`] | states and their reasons, for people | |
@@ -89,6 +90,7 @@ mod join;
 mod member;
 pub mod message;
 mod owner;
+mod pace;
 mod proposal;
 mod route;
 mod session;

@@ -46,6 +46,8 @@ enum Awaiting {
     Listing,
     Entries,
     Stored,
+    /// Nothing: it goes on when there is room.
+    Room,
 }
 
 /// A comparison with one other replica, led by this one.
@@ -263,12 +265,33 @@ impl Shard {
         entries
     }
 
+    /// A session that waited for room.
+    pub(super) fn session_resumes(&mut self, p: PartitionId, peer: NodeId) {
+        // It may have ended meanwhile, and another one begun.
+        let waits = self
+            .replicas
+            .get(&p)
+            .and_then(|replica| replica.sessions.get(&peer))
+            .is_some_and(|session| session.awaiting == Awaiting::Room);
+        if waits {
+            self.session_goes_on(p, peer);
+        }
+    }
+
     /// The next message of a session.
     fn session_goes_on(&mut self, p: PartitionId, peer: NodeId) {
         let Some(mut session) = self.replica(p).sessions.remove(&peer) else {
             return;
         };
         let attempt = session.attempt;
+        let carries = !session.pull.is_empty() || !session.push.is_empty();
+        if carries && let Some(at) = self.wait_for_room(p, peer, attempt) {
+            // It is not forgotten meanwhile: see `compare_with`.
+            session.awaiting = Awaiting::Room;
+            session.sent = at;
+            self.replica(p).sessions.insert(peer, session);
+            return;
+        }
         let body = if !session.pull.is_empty() {
             session.awaiting = Awaiting::Entries;
             let count = session.pull.len().min(KEYS_AT_ONCE);
@@ -279,6 +302,7 @@ impl Shard {
             let entries = self.carried(p, &mut session.push);
             let size: usize = entries.iter().map(|c| c.entry.size(&c.key)).sum();
             session.moved += size as u64;
+            self.transferred(attempt, size as u64);
             Body::Entries {
                 attempt,
                 entries,
@@ -336,6 +360,8 @@ impl Shard {
             }
             _ => return,
         }
+        let size: usize = entries.iter().map(|c| c.entry.size(&c.key)).sum();
+        self.transferred(attempt, size as u64);
         if let Attempt::Join(_) = attempt {
             self.join_entries(p, entries);
         } else {

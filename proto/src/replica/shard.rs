@@ -22,6 +22,7 @@ use super::{
     host::{Input, Now, Output, SyncMode, SyncToken, View},
     message::{Attempt, Body, Message, Route},
     owner::Owner,
+    pace::Pace,
     proposal::Proposal,
     route::Routes,
     session::Session,
@@ -79,7 +80,7 @@ pub struct Omit {
     pub quorum: bool,
 }
 
-/// Time limits of partitions.
+/// Time limits of partitions, and how fast copies are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// Rank `r` among the members that live begins a take-over so much later, `r` times.
@@ -102,6 +103,8 @@ pub struct Timing {
     pub tombstone_grace: Duration,
     /// From the end of one walk through the store, for what is deleted or expired, to the next.
     pub sweep: Duration,
+    /// A node makes and repairs copies at this rate at the most (bytes per second).
+    pub transfer_rate: u64,
     /// Members of whom nobody has told count as failed once this node has been one for so long.
     pub unknown: Duration,
     /// Who is no member any more asks this often whether it may drop what it has.
@@ -119,6 +122,7 @@ impl Default for Timing {
             retry: Duration::from_millis(250),
             anti_entropy: Duration::from_secs(60),
             routes: Duration::from_secs(30),
+            transfer_rate: 64 << 20,
             tombstone_grace: Duration::from_secs(24 * 3600),
             sweep: Duration::from_secs(600),
             unknown: Duration::from_secs(10),
@@ -144,6 +148,8 @@ pub(super) enum Timer {
     Care,
     /// Look for what is deleted or expired.
     Sweep,
+    /// Transfers that waited go on.
+    Transfers,
     /// Tell in one line what was taken over.
     Summary,
 }
@@ -237,6 +243,7 @@ pub struct Shard {
     pub(super) asks: Asks,
     pub(super) care: Care,
     pub(super) sweep: Sweep,
+    pub(super) pace: Pace,
     pub(super) clocks: Clocks,
     pub(super) timers: Timers<Timer>,
     pub(super) counters: Counters,
@@ -290,6 +297,7 @@ impl Shard {
             asks: Asks::default(),
             care: Care::default(),
             sweep: Sweep::default(),
+            pace: Pace::default(),
             clocks: Clocks::default(),
             timers: Timers::default(),
             counters: Counters::new(),
@@ -426,6 +434,7 @@ impl Shard {
                 Timer::Audit => self.audit(),
                 Timer::Care => self.take_care(),
                 Timer::Sweep => self.sweep(),
+                Timer::Transfers => self.transfers_go_on(),
                 Timer::Summary => self.summarise(),
             }
         }

@@ -6,3 +6,4 @@ mod care;
 mod clocks;
 mod cluster;
 mod deletes;
+mod pace;
