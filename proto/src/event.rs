@@ -256,6 +256,20 @@ pub enum Event {
         /// What they wait for, and what would mend it.
         why: String,
     },
+    /// By an operator's word a partition goes on without members that were needed to decide: it is a
+    /// branch of its own, and what was acknowledged by the others alone is missing until they are back.
+    PartitionRecovered {
+        /// Which.
+        partition: PartitionId,
+        /// The epoch of the new configuration.
+        epoch: u64,
+        /// Its branch.
+        branch: u64,
+        /// Who goes on.
+        members: Vec<String>,
+        /// Members that were given up.
+        without: Vec<String>,
+    },
     /// No living node has a copy of these partitions.
     PartitionLost {
         /// Which.
@@ -339,6 +353,7 @@ impl Event {
             | Self::MemberHalfBlocked { .. }
             | Self::PartitionConflict { .. }
             | Self::PartitionBlocked { .. }
+            | Self::PartitionRecovered { .. }
             | Self::Warning { .. } => Severity::Warn,
             Self::PartitionLost { .. } => Severity::Error,
         }

@@ -31,6 +31,7 @@
 //! | `ask` | requests on their way to an owner | 7 |
 //! | `proposal` | choosing the next configuration: take-over, resuming, closing | 3, A1 |
 //! | `change` | changes by the sitting owner: newcomers, hand-over | 2, 3, 4 |
+//! | `recover` | strict: going on by an operator's word | |
 //! | `session`, [`digest`] | one way to make copies equal | 4 |
 //! | `audit` | copies thought to be equal, all of a peer's at once | 4 |
 //! | `care` | what operators are told when something is amiss | |
@@ -92,6 +93,7 @@ pub mod message;
 mod owner;
 mod pace;
 mod proposal;
+mod recover;
 mod route;
 mod session;
 pub mod shard;

@@ -86,6 +86,7 @@ fn samples(config: &Configuration) -> Vec<Message> {
         Body::Prepare {
             ballot,
             config: Box::new(config.clone()),
+            by_word: false,
         },
         Body::Accept {
             ballot,

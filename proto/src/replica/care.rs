@@ -51,6 +51,14 @@ impl Watch {
     }
 }
 
+impl Care {
+    /// Partitions of which people were told that they are blocked, and that still are.
+    pub(super) fn blocked_for_long(&self) -> impl Iterator<Item = PartitionId> {
+        let told = self.blocked.0.iter().filter(|(_, (_, told))| *told);
+        told.map(|(partition, _)| *partition)
+    }
+}
+
 impl Shard {
     /// Something has changed: what is amiss may be something else now.
     pub(super) fn care_soon(&mut self) {
@@ -124,7 +132,15 @@ impl Shard {
             let serving = replica.owner.as_ref().is_some_and(|owner| owner.serving);
             let undecided = chain.config.has(self.own)
                 && (chain.is_fenced() || chain.learner || chain.config.owner() == self.own);
-            if undecided && !serving {
+            let alone = serving && self.is_strict() && {
+                let config = &chain.config;
+                let gone = config
+                    .members
+                    .iter()
+                    .filter(|member| self.is_gone(**member));
+                config.members.len() - gone.count() < config.majority()
+            };
+            if alone || (undecided && !serving) {
                 stuck.insert(*p);
             }
         }
@@ -179,17 +195,29 @@ impl Shard {
         let Some(config) = self.chain(p).map(|chain| &chain.config) else {
             return String::new();
         };
-        let reason = self.state(p).1;
+        let (state, reason) = self.state(p);
         if !self.is_strict() || config.closed_into.is_some() {
             return reason;
         }
+        let reason = if state == "owner" {
+            let gone = config
+                .members
+                .iter()
+                .filter(|member| self.is_gone(**member));
+            let gone: Vec<String> = gone
+                .map(|member| format!("{} is gone", self.name(*member)))
+                .collect();
+            gone.join(", ")
+        } else {
+            reason
+        };
         format!("{reason}; {}", self.what_would_mend(config))
     }
 
     /// What would bring a strict partition back.
     fn what_would_mend(&self, config: &Configuration) -> String {
         format!(
-            "{} of {} have to be up and whole",
+            "{} of {} have to be up and whole; if that cannot be, `kith recover` goes on with those that are here",
             config.majority(),
             self.names(&config.members)
         )

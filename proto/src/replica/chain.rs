@@ -152,7 +152,7 @@ impl Configuration {
         }
     }
 
-    /// What a minority goes on with.
+    /// What a minority goes on with, or whoever an operator said should.
     #[must_use]
     pub fn fork(&self, members: Vec<NodeId>, branch: u64) -> Self {
         let mut fork = self.next(members);
@@ -324,6 +324,26 @@ impl Chain {
     /// Why not; nothing has changed.
     pub fn prepare(&mut self, node: NodeId, id: ConfigId, ballot: Ballot) -> Result<(), Rejection> {
         self.may_decide(node, id)?;
+        self.promise(ballot)
+    }
+
+    /// The same by an operator's word: also where this node may have forgotten what it acknowledged.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare_by_word(
+        &mut self,
+        node: NodeId,
+        id: ConfigId,
+        ballot: Ballot,
+    ) -> Result<(), Rejection> {
+        match self.may_decide(node, id) {
+            Ok(()) | Err(Rejection::Learner) => self.promise(ballot),
+            Err(why) => Err(why),
+        }
+    }
+
+    fn promise(&mut self, ballot: Ballot) -> Result<(), Rejection> {
         match self.promised {
             Some(promised) if promised >= ballot => Err(Rejection::Promised(promised)),
             _ => {
@@ -377,6 +397,8 @@ impl Chain {
         if !follows {
             return config.id == self.config.id;
         }
+        // What it may have forgotten was acknowledged in another branch.
+        self.learner &= self.config.id.branch == config.id.branch;
         self.config = config.clone();
         self.promised = None;
         self.accepted = None;

@@ -28,6 +28,7 @@ impl Shard {
         id: ConfigId,
         ballot: Ballot,
         config: &Configuration,
+        by_word: bool,
     ) {
         if config.id != id || !config.is_legal() || !config.has(from) || ballot.node != from {
             return self.counters_up("rejected_message");
@@ -48,7 +49,12 @@ impl Shard {
             return self.reject(from, p, id, attempt, Rejection::NotMember);
         };
         let before = chain.clone();
-        if let Err(why) = chain.prepare(own, id, ballot) {
+        let promised = if by_word {
+            chain.prepare_by_word(own, id, ballot)
+        } else {
+            chain.prepare(own, id, ballot)
+        };
+        if let Err(why) = promised {
             return self.reject(from, p, id, attempt, why);
         }
         let accepted = chain
@@ -142,6 +148,7 @@ impl Shard {
         replica.sessions.clear();
         replica.telling.clear();
         replica.rival = None;
+        replica.went_on.clear();
         replica.owner = None;
         if config.owner() == own && config.closed_into.is_none() && is_equal {
             replica.owner = Some(Owner::new(own, config));

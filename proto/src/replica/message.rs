@@ -160,6 +160,8 @@ pub enum Body {
         ballot: Ballot,
         /// The configuration whose successor is to be chosen.
         config: Box<Configuration>,
+        /// By an operator's word: also of those that may have forgotten what they acknowledged.
+        by_word: bool,
     },
     /// It is promised: no more writes in this configuration, from now on.
     Promise {

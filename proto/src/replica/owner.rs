@@ -67,6 +67,8 @@ pub(super) struct Led {
     pub(super) began: Time,
     /// It was a take-over.
     pub(super) taken_over: bool,
+    /// An operator wanted it.
+    pub(super) by_word: bool,
 }
 
 impl Owner {
@@ -97,6 +99,7 @@ impl Shard {
                 from: proposal.from,
                 began: proposal.began,
                 taken_over: proposal.purpose == Purpose::TakeOver,
+                by_word: proposal.purpose == Purpose::Recover,
             },
             None => Led {
                 from: own,
@@ -106,6 +109,7 @@ impl Shard {
                     .and_then(|replica| replica.owner.as_ref()?.change.as_ref())
                     .map_or(now, |change| change.began),
                 taken_over: false,
+                by_word: false,
             },
         }
     }
@@ -146,6 +150,9 @@ impl Shard {
             }
             self.ask_again(p);
             return self.proposal_goes_on(p);
+        }
+        if replica.chain.as_ref().is_some_and(|chain| chain.learner) {
+            return self.learner_asks(p);
         }
         let fenced = replica.chain.as_ref().and_then(|chain| chain.promised);
         let changing = replica
@@ -311,6 +318,9 @@ impl Shard {
                     return self.join_goes_on(p, config);
                 }
                 self.serve(p, config);
+            } else if config.unmerged.is_none() {
+                // Members may be in another branch for good: then it never will be served.
+                self.close_or_keep(p, config);
             }
             return;
         }

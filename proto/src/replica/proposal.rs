@@ -36,6 +36,18 @@ pub(super) enum Purpose {
     TakeOver,
     /// This branch is to be joined into that one.
     Close(u64),
+    /// An operator said that those who are here shall go on, whatever is missing.
+    Recover,
+    /// Most members went on in that branch by an operator's word: what the others have is joined to
+    /// it, though they cannot choose so.
+    Follow(u64),
+}
+
+impl Purpose {
+    /// Whether those count who may have forgotten something.
+    pub(super) fn by_word(self) -> bool {
+        matches!(self, Self::Recover | Self::Follow(_))
+    }
 }
 
 /// A proposal under way at this node.
@@ -117,7 +129,12 @@ impl Shard {
         };
         let (id, config) = (chain.config.id, chain.config.clone());
         // Rule 3: a proposer promises to itself before it asks others.
-        if chain.prepare(own, id, ballot).is_err() {
+        let promised = if purpose.by_word() {
+            chain.prepare_by_word(own, id, ballot)
+        } else {
+            chain.prepare(own, id, ballot)
+        };
+        if promised.is_err() {
             return;
         }
         let accepted = chain.accepted.clone();
@@ -156,7 +173,7 @@ impl Shard {
         let Some(proposal) = self.replica(p).proposal.as_mut() else {
             return;
         };
-        let ballot = proposal.ballot;
+        let (ballot, by_word) = (proposal.ballot, proposal.purpose.by_word());
         let mut bodies = Vec::new();
         for member in &config.members {
             let answered = proposal.mute.contains_key(member)
@@ -179,6 +196,7 @@ impl Shard {
                 _ => Body::Prepare {
                     ballot,
                     config: Box::new(config.clone()),
+                    by_word,
                 },
             };
             bodies.push((*member, body));
@@ -273,6 +291,10 @@ impl Shard {
                 }
                 self.meet_rival(p, config);
                 self.owner_is_elsewhere(p, from);
+                self.member_went_on(p, id, from);
+                if self.follows(p) {
+                    return;
+                }
             }
             _ => {}
         }
@@ -354,7 +376,8 @@ impl Shard {
         });
         // Strict: those beyond the majority are waited for a moment, which spares repair.
         let moment = proposal.began + self.config.timing.rank / 2;
-        let enough = if strict {
+        let by_word = proposal.purpose.by_word();
+        let enough = if strict && !by_word {
             majority && (!waiting || self.now.time >= moment)
         } else {
             !waiting
@@ -379,8 +402,8 @@ impl Shard {
             .filter_map(|promised| promised.accepted.as_ref())
             .max_by_key(|(ballot, _)| *ballot)
             .map(|(_, next)| next.clone())
-            .filter(|_| majority);
-        let forks = !majority;
+            .filter(|_| majority && !by_word);
+        let forks = !majority || by_word;
         let rank = |member: &NodeId| {
             let living = answered.contains(member) || !self.is_gone(*member);
             (*member != own, !living)
@@ -388,8 +411,16 @@ impl Shard {
         let next = match (adopted, purpose) {
             (Some(next), _) => next,
             (None, Purpose::Close(into)) if majority => config.closed(answered, into),
+            (None, Purpose::Follow(into)) => {
+                let branch = self.rng.random();
+                let mut members = answered;
+                members.sort_by_key(|member| *member != own);
+                let mut closed = config.fork(members, branch);
+                closed.closed_into = Some(into);
+                closed
+            }
             (None, _) => {
-                let mut members = if strict {
+                let mut members = if strict && !forks {
                     config.members.clone()
                 } else {
                     answered.clone()
@@ -456,7 +487,7 @@ impl Shard {
             .filter(|member| is_equal(member))
             .count();
         let all_asked = unequal.iter().all(|member| self.is_gone(*member));
-        let heard = all_asked || (strict && self.majority_is_merged(p, &unequal));
+        let heard = all_asked || (strict && !forks && self.majority_is_merged(p, &unequal));
         if omit || (heard && equal >= next.majority()) {
             return self.ask_to_accept(p, next, forks);
         }
@@ -636,6 +667,9 @@ impl Shard {
             return;
         };
         let led = self.lead(p);
+        if led.by_word {
+            self.tell_of_recovery(p, &before, next);
+        }
         // Writes that were under way are among what was found equal: a majority has them, and so has the
         // owner, unless it is one that an earlier proposal named.
         let changed = self

@@ -171,6 +171,8 @@ pub(super) struct Replica {
     pub(super) sessions: BTreeMap<NodeId, Session>,
     /// A configuration of another branch, which has to be joined with this one.
     pub(super) rival: Option<Configuration>,
+    /// Members of the present configuration that are in another branch.
+    pub(super) went_on: BTreeSet<NodeId>,
     /// The configuration whose owner is in another branch by now.
     pub(super) deserted: Option<ConfigId>,
     /// Whom to tell of the present configuration until they have it, though another owns it.
@@ -216,6 +218,7 @@ impl Replica {
             proposal: None,
             sessions: BTreeMap::new(),
             rival: None,
+            went_on: BTreeSet::new(),
             deserted: None,
             telling: Vec::new(),
             backoff: None,
@@ -468,7 +471,11 @@ impl Shard {
 
     fn partition_message(&mut self, from: NodeId, p: PartitionId, id: ConfigId, body: Body) {
         match body {
-            Body::Prepare { ballot, config } => self.hear_prepare(from, p, id, ballot, &config),
+            Body::Prepare {
+                ballot,
+                config,
+                by_word,
+            } => self.hear_prepare(from, p, id, ballot, &config, by_word),
             Body::Promise {
                 ballot,
                 accepted,

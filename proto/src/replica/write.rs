@@ -152,17 +152,8 @@ impl Shard {
             Ack::Quorum => config.majority(),
             Ack::All => config.members.len(),
         };
-        let reachable = |member: &&NodeId| {
-            **member == self.own || self.view().is_some_and(|view| view.is_reachable(**member))
-        };
-        let there = config.members.iter().filter(reachable).count();
-        if there < need {
-            let text = format!(
-                "partition {p} needs {need} of its {} members for that, and {there} can be reached; it goes on when \
-                 more are back, or were replaced",
-                config.members.len()
-            );
-            return self.reply(origin, Err(RequestError::Unavailable(text)), None);
+        if let Some(why) = self.too_few(p, &config, need) {
+            return self.reply(origin, Err(RequestError::Unavailable(why)), None);
         }
         if self.writes.len() >= MAX_UNDER_WAY {
             let text = "too many writes are under way; try again in a moment".to_owned();
@@ -210,6 +201,21 @@ impl Shard {
         self.begin(&config, write, Content::Entry(entry));
     }
 
+    // What cannot be answered is refused at once, not when its time is over.
+    fn too_few(&self, p: PartitionId, config: &Configuration, need: usize) -> Option<String> {
+        let reachable = |member: &&NodeId| {
+            **member == self.own || self.view().is_some_and(|view| view.is_reachable(**member))
+        };
+        let there = config.members.iter().filter(reachable).count();
+        (there < need).then(|| {
+            format!(
+                "partition {p} needs {need} of its {} members for that, and {there} can be reached; it goes on when \
+                 more are back, or were replaced",
+                config.members.len()
+            )
+        })
+    }
+
     // Rule 1: only a version known to be at a majority is told; and that this is the owner still.
     #[expect(
         clippy::too_many_arguments,
@@ -225,6 +231,9 @@ impl Shard {
         version: Option<Version>,
         response: Response,
     ) {
+        if let Some(why) = self.too_few(p, config, config.majority()) {
+            return self.reply(origin, Err(RequestError::Unavailable(why)), None);
+        }
         let write = UnderWay {
             partition: p,
             id: config.id,

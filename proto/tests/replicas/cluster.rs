@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -26,7 +26,7 @@ use kith_proto::{
         message::Message,
         shard::{Config, Omit, Shard, Timing},
     },
-    store::partitions::MemoryStore,
+    store::partitions::{Batch, MemoryStore, Page, Place, Store, StoreError},
     time::Time,
 };
 
@@ -44,6 +44,50 @@ pub(crate) struct Cluster {
     pub(crate) sent: Vec<(NodeId, NodeId, Message)>,
     settings: ClusterSettings,
     requests: u64,
+    disks: Vec<Disk>,
+    configs: Vec<Config>,
+}
+
+/// A disk, which outlives the process that uses it.
+#[derive(Clone, Default)]
+struct Disk(Arc<Mutex<MemoryStore>>);
+
+impl Disk {
+    fn store(&self) -> MutexGuard<'_, MemoryStore> {
+        self.0.lock().expect("nobody panicked")
+    }
+}
+
+impl Store for Disk {
+    fn get(&self, place: &Place) -> Result<Option<Entry>, StoreError> {
+        self.store().get(place)
+    }
+
+    fn page(
+        &self,
+        partition: u16,
+        after: Option<&Place>,
+        limit: usize,
+        bytes: usize,
+    ) -> Result<Page, StoreError> {
+        self.store().page(partition, after, limit, bytes)
+    }
+
+    fn bucket(&self, partition: u16, bucket: u16) -> Result<Page, StoreError> {
+        self.store().bucket(partition, bucket)
+    }
+
+    fn chains(&self) -> Result<Vec<(u16, Vec<u8>)>, StoreError> {
+        self.store().chains()
+    }
+
+    fn fact(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store().fact(name)
+    }
+
+    fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
+        self.store().write(batch)
+    }
 }
 
 pub(crate) fn id(node: usize) -> NodeId {
@@ -72,6 +116,8 @@ impl Cluster {
             sent: Vec::new(),
             settings,
             requests: 0,
+            disks: Vec::new(),
+            configs: Vec::new(),
         };
         for node in 0..nodes {
             let config = Config {
@@ -82,14 +128,29 @@ impl Cluster {
                 forgetful: false,
                 omit: Omit::default(),
             };
-            let seed = [u8::try_from(node).expect("few nodes"); 32];
-            let store = Box::<MemoryStore>::default();
-            let shard = Shard::open(config, store, PARTITIONS, seed, cluster.clock(node));
-            cluster.shards.push(shard.expect("an empty store opens"));
+            cluster.disks.push(Disk::default());
+            cluster.configs.push(config);
+            let shard = cluster.open(node);
+            cluster.shards.push(shard);
         }
         cluster.show();
         cluster.run(Duration::from_secs(5));
         cluster
+    }
+
+    fn open(&self, node: usize) -> Shard {
+        let seed = [u8::try_from(node).expect("few nodes"); 32];
+        let store = Box::new(self.disks[node].clone());
+        let config = self.configs[node].clone();
+        let shard = Shard::open(config, store, PARTITIONS, seed, self.clock(node));
+        shard.expect("a store in memory opens")
+    }
+
+    /// The machine of a node has stopped and started: it may have forgotten what was not synced, though
+    /// here it has not.
+    pub(crate) fn machine_restarts(&mut self, node: usize) {
+        self.configs[node].forgetful = true;
+        self.shards[node] = self.open(node);
     }
 
     fn clock(&self, node: usize) -> Now {
@@ -151,7 +212,10 @@ impl Cluster {
 
     /// Gives an input to a node, and carries out everything that follows at once.
     pub(crate) fn feed(&mut self, node: usize, input: Input) {
-        let mut inputs = VecDeque::from([(node, input)]);
+        self.feed_all(VecDeque::from([(node, input)]));
+    }
+
+    fn feed_all(&mut self, mut inputs: VecDeque<(usize, Input)>) {
         while let Some((node, input)) = inputs.pop_front() {
             if self.standing[node] != Standing::Living {
                 continue;
@@ -181,6 +245,14 @@ impl Cluster {
         }
     }
 
+    /// An operator's word to a node. The partitions that it concerns.
+    pub(crate) fn recover(&mut self, node: usize) -> Vec<u16> {
+        let now = self.clock(node);
+        let recovered = self.shards[node].recover(now, None);
+        self.feed(node, Input::Tick);
+        recovered
+    }
+
     /// Lets time pass.
     pub(crate) fn run(&mut self, duration: Duration) {
         let until = self.now + duration;
@@ -195,7 +267,7 @@ impl Cluster {
         }
     }
 
-    /// Asks a node for something that needs no time.
+    /// Asks a node for something, until it is answered.
     pub(crate) fn ask(&mut self, node: usize, key: &str, op: Op) -> Result<Response, RequestError> {
         self.requests += 1;
         let request = RequestId(self.requests);
@@ -211,8 +283,14 @@ impl Cluster {
                 body,
             },
         );
-        self.run(Duration::from_millis(200));
-        self.answers.remove(&request).expect("it is answered")
+        let until = self.now + Duration::from_secs(5);
+        loop {
+            if let Some(answer) = self.answers.remove(&request) {
+                return answer;
+            }
+            assert!(self.now < until, "it is answered in time");
+            self.run(Duration::from_millis(10));
+        }
     }
 
     pub(crate) fn set(

@@ -7,3 +7,4 @@ mod clocks;
 mod cluster;
 mod deletes;
 mod pace;
+mod recover;

@@ -1,0 +1,119 @@
+//! Strict clusters: going on by an operator's word.
+
+use std::time::Duration;
+
+use kith_proto::{
+    config::Consistency, event::Event, kv::request::RequestError, replica::host::Standing,
+};
+
+use crate::cluster::Cluster;
+
+const A_WHILE: Duration = Duration::from_secs(30);
+
+fn recovered(cluster: &Cluster) -> Vec<(Vec<String>, Vec<String>)> {
+    let of = |event: &Event| match event {
+        Event::PartitionRecovered {
+            members, without, ..
+        } => Some((members.clone(), without.clone())),
+        _ => None,
+    };
+    cluster
+        .events
+        .iter()
+        .filter_map(|(_, event)| of(event))
+        .collect()
+}
+
+fn all_serve(cluster: &mut Cluster) {
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        for node in 0..cluster.shards.len() {
+            cluster.set(node, key, "value").unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_minority_goes_on_when_told_to_and_the_others_join_it_later() {
+    let mut cluster = Cluster::new(3, Consistency::Strict);
+    cluster.set(0, "key", "before").unwrap();
+    for node in [0, 1] {
+        cluster.standing[node] = Standing::Failed;
+    }
+    cluster.show_with_places_kept();
+    cluster.run(Duration::from_secs(2));
+    assert!(cluster.recover(2).is_empty(), "not at once");
+    cluster.run(A_WHILE);
+    let refused = cluster.set(2, "key", "refused");
+    assert!(
+        matches!(refused, Err(RequestError::Unavailable(_))),
+        "{refused:?}"
+    );
+    assert_eq!(cluster.recover(2).len(), 4);
+    cluster.run(A_WHILE);
+    cluster.set(2, "key", "alone").unwrap();
+    let told = recovered(&cluster);
+    assert_eq!(told.len(), 4);
+    for (members, mut without) in told {
+        without.sort();
+        assert_eq!(
+            (members, without),
+            (
+                vec!["n2".to_owned()],
+                vec!["n0".to_owned(), "n1".to_owned()]
+            )
+        );
+    }
+    // The others come back as a majority of what was: they go on, meet the other branch, and are joined.
+    for node in [0, 1] {
+        cluster.standing[node] = Standing::Living;
+    }
+    cluster.show();
+    cluster.run(A_WHILE * 2);
+    all_serve(&mut cluster);
+    for node in 0..3 {
+        let entry = cluster.entry(node, "key").unwrap();
+        assert_eq!(entry.value.unwrap(), "alone", "n{node}");
+    }
+}
+
+#[test]
+fn machines_that_may_have_forgotten_go_on_when_told_to_and_a_late_one_follows() {
+    let mut cluster = Cluster::new(3, Consistency::Strict);
+    cluster.set(0, "key", "before").unwrap();
+    cluster.standing[0] = Standing::Failed;
+    for node in [1, 2] {
+        cluster.machine_restarts(node);
+    }
+    cluster.show_with_places_kept();
+    cluster.run(A_WHILE);
+    let refused = cluster.set(1, "key", "refused");
+    assert!(
+        matches!(refused, Err(RequestError::Unavailable(_))),
+        "{refused:?}"
+    );
+    let at_both = cluster.recover(1).len();
+    assert_eq!(at_both, 4, "learners are told as well");
+    cluster.run(A_WHILE);
+    cluster.set(1, "key", "after").unwrap();
+    // The one that was away can decide nothing with the two others gone on: it follows.
+    cluster.standing[0] = Standing::Living;
+    cluster.show();
+    cluster.run(A_WHILE * 2);
+    all_serve(&mut cluster);
+    for node in 0..3 {
+        let entry = cluster.entry(node, "key").unwrap();
+        assert_eq!(entry.value.unwrap(), "after", "n{node}");
+    }
+}
+
+#[test]
+fn an_available_cluster_needs_no_word() {
+    let mut cluster = Cluster::new(3, Consistency::Available);
+    for node in [0, 1] {
+        cluster.standing[node] = Standing::Failed;
+    }
+    cluster.show_with_places_kept();
+    cluster.run(A_WHILE);
+    assert!(cluster.recover(2).is_empty());
+    cluster.set(2, "key", "alone").unwrap();
+}
