@@ -15,6 +15,7 @@ mod leave;
 mod lines;
 mod members;
 mod out;
+mod recover;
 mod ring;
 mod status;
 mod watch;
@@ -96,6 +97,8 @@ enum Command {
     Leave(leave::LeaveArgs),
     /// Remove a member that will not come back, or must go
     Evict(evict::EvictArgs),
+    /// Strict clusters: go on with partitions whose majority is lost
+    Recover(recover::RecoverArgs),
     /// Make a cluster key
     Keygen(keygen::KeygenArgs),
     /// List and rotate the cluster's keys
@@ -171,6 +174,7 @@ fn run(command: Command) -> Outcome {
         Command::Scan(args) => kv::scan(&args, &mut Out::stdout()),
         Command::Leave(args) => leave::run(&args, &mut Out::stdout()),
         Command::Evict(args) => evict::run(&args, &mut Out::stdout()),
+        Command::Recover(args) => recover::run(&args, &mut Out::stdout()),
         Command::Keygen(args) => keygen::run(&args, &mut Out::stdout()),
         Command::Keys(args) => keys::run(&args, &mut Out::stdout()),
         Command::Doctor(args) => doctor::run(&args, &mut Out::stdout()),

@@ -15,8 +15,8 @@ use ureq::http::{Request, Response, StatusCode};
 use crate::{
     api::token::Token,
     view::{
-        AgentView, KeyView, KeysChangeView, MemberView, PartitionView, Problem, SafeToStopView,
-        StatusView,
+        AgentView, KeyView, KeysChangeView, MemberView, PartitionView, Problem, RecoverView,
+        SafeToStopView, StatusView,
     },
 };
 pub use events::{Events, Follow, Followed, Received};
@@ -189,6 +189,19 @@ impl Client {
     pub fn evict(&self, member: &str) -> Result<(), ClientError> {
         let path = format!("/v1/evict/{}", escaped(member));
         self.checked(self.request("POST", &path, None)).map(drop)
+    }
+
+    /// Lets partitions go on that are blocked at this node, all of them or one; see
+    /// [`crate::handle::Handle::recover`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn recover(&self, only: Option<u16>) -> Result<RecoverView, ClientError> {
+        let path = match only {
+            Some(partition) => format!("/v1/partitions/recover?partition={partition}"),
+            None => "/v1/partitions/recover".to_owned(),
+        };
+        self.parsed(self.request("POST", &path, None))
     }
 
     /// The keys held, by id.

@@ -273,6 +273,7 @@ impl Driver {
                 let topology = self.partitions.topology();
                 answer(reply, views::safe_to_stop(&self.core, &topology, &member));
             }
+            Request::Recover(only, reply) => self.partitions.recover(only, reply),
             Request::Keys(reply) => answer(reply, views::keys(&self.keys)),
             Request::Counters(reply) => {
                 let mut all = views::counters(&self.core);

@@ -6,6 +6,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use kith_proto::{
+    id::PartitionId,
     input::Command,
     output::{Answer, Stop},
     wire::keyring::{Key, KeyId},
@@ -50,6 +51,8 @@ pub(crate) enum Request {
     Status(oneshot::Sender<StatusView>),
     /// May that member stop now? `None` if nobody has that name or id.
     SafeToStop(String, oneshot::Sender<Option<SafeToStopView>>),
+    /// Blocked partitions are to go on, all of them or one. Which are about to?
+    Recover(Option<PartitionId>, oneshot::Sender<Vec<PartitionId>>),
     /// The keys held.
     Keys(oneshot::Sender<Vec<KeyView>>),
     /// Counters by metric name, for `/metrics`.
@@ -117,6 +120,17 @@ impl Handle {
     /// [`Stopped`].
     pub async fn safe_to_stop(&self, member: String) -> Result<Option<SafeToStopView>, Stopped> {
         self.ask(|reply| Request::SafeToStop(member, reply)).await
+    }
+
+    /// Strict clusters: goes on with partitions that are blocked because most of their members are gone
+    /// or may have forgotten what they acknowledged; all of them, or one. What only the others had is
+    /// missing until they are back, and is joined then. Returns the partitions that are about to
+    /// go on: those that this node is a member of, and that have been blocked for some seconds.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn recover(&self, only: Option<PartitionId>) -> Result<Vec<PartitionId>, Stopped> {
+        self.ask(|reply| Request::Recover(only, reply)).await
     }
 
     /// The ids of the keys this node holds.

@@ -26,7 +26,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, thread::JoinHandle, t
 use kith_proto::{
     config::{ClusterSettings, Consistency},
     event::Event,
-    id::NodeId,
+    id::{NodeId, PartitionId},
     replica::{
         host::{SyncMode, View},
         message::{self, Message},
@@ -99,6 +99,8 @@ pub(crate) enum ToShard {
     Synced(u64, Result<(), String>),
     /// What does it have?
     Show(oneshot::Sender<Showing>),
+    /// An operator wants blocked partitions to go on, all of them or one. Which did?
+    Recover(Option<PartitionId>, oneshot::Sender<Vec<PartitionId>>),
 }
 
 /// What shards show.
@@ -257,6 +259,30 @@ impl Partitions {
                     *all.counters.entry(name).or_default() += count;
                 }
             }
+            // Whoever asked may have gone.
+            drop(reply.send(all));
+        });
+    }
+
+    /// An operator wants blocked partitions to go on.
+    pub(crate) fn recover(
+        &self,
+        only: Option<PartitionId>,
+        reply: oneshot::Sender<Vec<PartitionId>>,
+    ) {
+        let mut answers = Vec::new();
+        for shard in &self.shards {
+            let (begun, answer) = oneshot::channel();
+            shard.tell(ToShard::Recover(only, begun));
+            answers.push(answer);
+        }
+        tokio::spawn(async move {
+            let mut all = Vec::new();
+            for answer in answers {
+                // One that has ended recovers nothing.
+                all.extend(answer.await.unwrap_or_default());
+            }
+            all.sort_unstable();
             // Whoever asked may have gone.
             drop(reply.send(all));
         });

@@ -113,6 +113,13 @@ pub struct SafeToStopView {
     pub reason: String,
 }
 
+/// `POST /v1/partitions/recover`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoverView {
+    /// Partitions that are about to go on.
+    pub partitions: Vec<u16>,
+}
+
 /// `GET /v1/agent`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct AgentView {

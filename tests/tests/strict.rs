@@ -100,6 +100,61 @@ fn a_strict_cluster_takes_no_word_of_one_copy_alone() {
     assert_eq!(client.read(b"key").unwrap(), None);
 }
 
+#[test]
+fn an_operator_lets_those_go_on_that_are_here_and_the_others_are_joined_later() {
+    let mut cluster = cluster::of(3).durable().flags(&FLAGS).start();
+    cluster.expect_healthy();
+    let survivor = cluster.node(0).library();
+    let keys = checker::keys("key-", 8);
+    for key in &keys {
+        write(&survivor, key, "by all").unwrap();
+    }
+    assert_eq!(
+        survivor.recover(None).unwrap().partitions,
+        [0u16; 0],
+        "nothing is blocked"
+    );
+    for index in 1..3 {
+        cluster.node(index).kill();
+    }
+    for key in &keys {
+        expect_refused(&survivor, key);
+    }
+    // It has to have lasted for a while.
+    let recovered = wait::until("partitions to be blocked for long", || {
+        let recovered = survivor
+            .recover(None)
+            .map_err(|e| e.to_string())?
+            .partitions;
+        if recovered.is_empty() {
+            return Err("none is".to_owned());
+        }
+        Ok(recovered)
+    });
+    assert!(!recovered.is_empty());
+    for key in &keys {
+        wait::until(&format!("{key} to be written by one"), || {
+            // What was blocked for less long than others goes on with a later word.
+            survivor.recover(None).map_err(|e| e.to_string())?;
+            write(&survivor, key, "by one").map_err(|e| e.to_string())
+        });
+    }
+    for index in 1..3 {
+        cluster.restart(index);
+    }
+    cluster.expect_all_alive();
+    for key in &keys {
+        wait::until(&format!("{key} to be joined"), || {
+            let found = survivor.read(key.as_bytes()).map_err(|e| e.to_string())?;
+            match found {
+                Some(found) if found.bytes == b"by one" => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    }
+    cluster.expect_healthy();
+}
+
 /// Those keys of which two of three copies, or all, are on nodes that will be killed.
 fn without_majority(cluster: &Cluster, keys: &[String]) -> BTreeSet<String> {
     let client = cluster.node(0).library();

@@ -19,7 +19,10 @@ use kith_proto::{
 use serde::Deserialize;
 
 use super::{App, MAX_BODY, guard, kv, metrics, problem::Failure, sse};
-use crate::{kv::Kv, view::KeysChangeView};
+use crate::{
+    kv::Kv,
+    view::{KeysChangeView, RecoverView},
+};
 
 type Answered<T> = Result<Json<T>, Failure>;
 
@@ -36,6 +39,7 @@ pub(super) fn router(app: App) -> Router {
         .route("/v1/events", get(sse::events))
         .route("/v1/leave", post(leave))
         .route("/v1/evict/{name}", post(evict))
+        .route("/v1/partitions/recover", post(recover))
         .route("/v1/keys", get(keys).post(change_keys))
         .route("/v1/keys/{id}", delete(remove_key))
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -155,6 +159,21 @@ async fn evict(
         Answer::Refused(why) => Err(Failure::refused(why)),
         Answer::Done | Answer::Keys { .. } => Ok(Json(serde_json::json!({ "evicted": name }))),
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecoverQuery {
+    partition: Option<u16>,
+}
+
+async fn recover(
+    State(app): State<App>,
+    query: Result<Query<RecoverQuery>, QueryRejection>,
+) -> Answered<RecoverView> {
+    let Query(query) = query?;
+    let partitions = app.handle.recover(query.partition).await?;
+    Ok(Json(RecoverView { partitions }))
 }
 
 async fn keys(State(app): State<App>) -> Answered<Vec<crate::view::KeyView>> {

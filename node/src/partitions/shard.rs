@@ -234,6 +234,10 @@ impl Running<'_> {
                 // Whoever asked may have gone.
                 drop(reply.send(showing));
             }
+            ToShard::Recover(only, reply) => {
+                // Whoever asked may have gone.
+                drop(reply.send(self.shard.recover(now, only)));
+            }
         }
         Ok(())
     }

@@ -27,7 +27,8 @@ fn recovered(cluster: &Cluster) -> Vec<(Vec<String>, Vec<String>)> {
 fn all_serve(cluster: &mut Cluster) {
     for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
         for node in 0..cluster.shards.len() {
-            cluster.set(node, key, "value").unwrap();
+            let set = cluster.set(node, key, "value");
+            assert!(set.is_ok(), "{key} by n{node}: {set:?}");
         }
     }
 }

@@ -127,6 +127,7 @@ fn drive(mut queue: mpsc::Receiver<Request>, told: &mpsc::UnboundedSender<Comman
                 });
                 drop(reply.send(known));
             }
+            Request::Recover(only, reply) => drop(reply.send(only.into_iter().collect())),
             Request::Keys(reply) => drop(reply.send(vec![KeyView {
                 id: "000000ab".to_owned(),
                 primary: true,
