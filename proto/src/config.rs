@@ -181,7 +181,8 @@ impl Default for Timing {
 /// them is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Detection {
-    /// Lifeguard: local health, confirmations that shorten suspicion, the buddy.
+    /// Lifeguard: local health, own stalls that are noticed, confirmations that shorten suspicion,
+    /// the buddy.
     pub lifeguard: bool,
     /// What broken streams and refused connections tell.
     pub evidence: bool,

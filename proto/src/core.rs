@@ -238,7 +238,10 @@ impl Core {
         if matches!(self.phase, Phase::Stopped) {
             return;
         }
-        if let Some(due) = self.poll_timeout() {
+        if let Some(due) = self
+            .poll_timeout()
+            .filter(|_| self.config.detection.lifeguard)
+        {
             // All that arrived meanwhile comes before the tick, at the same moment: it was late once.
             let asleep_since = due.max(self.excused);
             if now > asleep_since + STALL {

@@ -14,8 +14,10 @@
 //! A new life (larger generation) begins at alive from any state. [`record`]: what a node tells
 //! about itself. [`table`]: entries, their status, digests for synchronisation. `tally`: what is
 //! known of all entries together. [`blocked`]: members that only one of UDP and TCP reaches.
+//! [`unsteady`]: members that keep falling silent and coming back.
 
 pub mod blocked;
 pub mod record;
 pub mod table;
 mod tally;
+pub mod unsteady;

@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use kith_proto::input::Command;
 
 use crate::{
-    host::{HostId, Process},
+    host::{HostId, Process, Turns},
     network::Network,
     world::World,
 };
@@ -30,10 +30,8 @@ pub enum Action {
     Starve {
         /// Which host.
         host: HostId,
-        /// It runs not at all for so long,
-        blocked: Duration,
-        /// then for so long, and again.
-        running: Duration,
+        /// When, and how much.
+        turns: Turns,
         /// The first turn comes so much later.
         after: Duration,
     },
@@ -120,14 +118,9 @@ impl Action {
             }
             Self::Pause(host) => world.pause(*host),
             Self::Resume(host) => world.resume(*host),
-            Self::Starve {
-                host,
-                blocked,
-                running,
-                after,
-            } => {
+            Self::Starve { host, turns, after } => {
                 if world.process(*host) != Process::Dead {
-                    world.starve(*host, *blocked, *running, *after);
+                    world.starve(*host, *turns, *after);
                 }
             }
             Self::Nourish(host) => world.nourish(*host),
@@ -224,15 +217,12 @@ impl fmt::Display for Action {
             Self::StartWiped(host) => write!(f, "start n{host} on an empty disk"),
             Self::Pause(host) => write!(f, "pause n{host}"),
             Self::Resume(host) => write!(f, "resume n{host}"),
-            Self::Starve {
-                host,
-                blocked,
-                running,
-                ..
-            } => write!(
+            Self::Starve { host, turns, .. } => write!(
                 f,
-                "starve n{host}: {blocked:?} of every {:?}",
-                *blocked + *running
+                "starve n{host}: {:?} of every {:?}, for {} processes",
+                turns.running,
+                turns.blocked + turns.running,
+                turns.crowd
             ),
             Self::Nourish(host) => write!(f, "n{host} starves no more"),
             Self::Cut(hosts, Some(side)) => write!(f, "cut off {} as side {side}", list(hosts)),

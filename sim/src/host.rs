@@ -30,7 +30,7 @@ use kith_proto::{
     wire::keyring::Keyring,
 };
 
-use crate::world::Dialling;
+use crate::world::{Dialling, cpu::Order};
 
 /// Number of a host, from 0.
 pub type HostId = usize;
@@ -85,11 +85,21 @@ impl Traffic {
     }
 }
 
-/// A host that gets no CPU most of the time.
+/// How a host gets no CPU most of the time; see [`crate::world::cpu`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turns {
+    /// Nothing runs on it for so long,
+    pub blocked: Duration,
+    /// then for so long, and again.
+    pub running: Duration,
+    /// So many processes share the CPU then, its node among them: at least 1.
+    pub crowd: u32,
+}
+
+/// A host that starves.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Starvation {
-    pub(crate) blocked: Duration,
-    pub(crate) running: Duration,
+    pub(crate) turns: Turns,
     /// Which of several starvations of this host; leftovers of earlier ones mean nothing.
     pub(crate) number: u32,
 }
@@ -123,15 +133,21 @@ pub(crate) struct Host {
     pub(crate) wall_error: i64,
     pub(crate) starvation: Option<Starvation>,
     pub(crate) starvations: u32,
+    pub(crate) order: Order,
+    /// While it starves: its process has done what it took in hand.
+    pub(crate) free_at: Time,
+    /// While it starves: it goes on as soon as it has.
+    pub(crate) at_work: bool,
     pub(crate) traffic: Traffic,
 }
 
 impl Host {
-    /// Receive buffer of the gossip socket (bytes, as the kernel accounts for them): what
-    /// `node` asks for.
-    const SOCKET_BUFFER: usize = 4 << 20;
-    /// What the kernel counts for a datagram beside its bytes.
-    const BUFFER_OVERHEAD: usize = 512;
+    /// Receive buffer of the gossip socket (bytes, as the kernel accounts for them). `node` asks
+    /// for more, and Linux gives twice `net.core.rmem_max`, which is this unless it was raised.
+    const SOCKET_BUFFER: usize = 2 * 212_992;
+    /// What the kernel counts for a small datagram beside its bytes: its own record of it, and
+    /// what is left of the memory that it was given.
+    const BUFFER_OVERHEAD: usize = 700;
 
     pub(crate) fn new(address: SocketAddr, config: Config, keys: Keyring) -> Self {
         Self {
@@ -156,6 +172,9 @@ impl Host {
             wall_error: 0,
             starvation: None,
             starvations: 0,
+            order: Order::default(),
+            free_at: Time::ZERO,
+            at_work: false,
             traffic: Traffic::default(),
         }
     }
@@ -164,7 +183,7 @@ impl Host {
         self.config.node
     }
 
-    /// Keeps an input for a paused process; false if the kernel drops it.
+    /// Keeps an input for a process that cannot take it now; false if the kernel drops it.
     pub(crate) fn keep(&mut self, input: Input) -> bool {
         if let Input::Datagram { data, .. } = &input {
             let size = data.len() + Self::BUFFER_OVERHEAD;
@@ -177,10 +196,19 @@ impl Host {
         true
     }
 
-    /// Takes out all that was kept.
-    pub(crate) fn take_waiting(&mut self) -> VecDeque<Input> {
+    /// Takes out what was kept first.
+    pub(crate) fn next_waiting(&mut self) -> Option<Input> {
+        let input = self.waiting.pop_front()?;
+        if let Input::Datagram { data, .. } = &input {
+            self.buffered -= data.len() + Self::BUFFER_OVERHEAD;
+        }
+        Some(input)
+    }
+
+    /// Drops all that was kept.
+    pub(crate) fn forget_waiting(&mut self) {
         self.buffered = 0;
-        std::mem::take(&mut self.waiting)
+        self.waiting.clear();
     }
 
     /// The generation of a life that starts now: `max(stored + 1, milliseconds of the wall

@@ -10,6 +10,7 @@ use crate::{
     check::Limits,
     network::Network,
     scenario::{self, Draw, Scenario, Step},
+    world::cpu::Order,
 };
 
 /// Runs clusters of real protocol cores on a virtual clock, with faults, and checks what was
@@ -116,6 +117,7 @@ pub enum Mechanisms {
     #[default]
     All,
     /// Without Lifeguard, direct evidence and bursts; the windows of suspicion stay as short.
+    /// Processes that were kept from running take timers and packets as they come.
     Plain,
     /// The same, with the window of suspicion that foca sets by default for a local network:
     /// four seconds up to ten members.
@@ -129,6 +131,14 @@ impl Mechanisms {
             lifeguard: on,
             evidence: on,
             bursts: on,
+        }
+    }
+
+    fn order(self) -> Order {
+        if self == Self::All {
+            Order::InputFirst
+        } else {
+            Order::AsItComes
         }
     }
 
@@ -199,6 +209,7 @@ impl Setup {
             zones: draw.zones,
             settings: draw.settings,
             detection: self.mechanisms.detection(),
+            order: self.mechanisms.order(),
             timing: self.mechanisms.timing(),
             limits: draw.limits,
             plan,
@@ -228,6 +239,8 @@ pub struct Options {
     pub settings: ClusterSettings,
     /// See [`Mechanisms`].
     pub detection: Detection,
+    /// See [`Mechanisms`].
+    pub order: Order,
     /// See [`Mechanisms`].
     pub timing: Timing,
     /// What is allowed.

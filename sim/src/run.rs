@@ -64,6 +64,7 @@ pub fn run_with(
         settings: options.settings,
         places: options.places,
         zones: options.zones,
+        order: options.order,
     };
     let mut checks = Checks::new(options.limits.clone());
     checks.enforced = options.mechanisms == Mechanisms::All;

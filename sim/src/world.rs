@@ -1,13 +1,13 @@
 //! The world: hosts that run real cores, the network between them, one heap of events.
 //!
 //! ```text
-//!   heap --> happen: a packet arrives, a timer is due, a connection is made ...
-//!              |
-//!              v
+//!   schedule --> happen: a packet arrives, a timer is due, a connection is made ...
+//!                  |
+//!                  v
 //!     core.handle(host's own clock, input)        the very code that `node` runs
-//!              |
-//!              v   outputs, in order (carry_out)
-//!     network: how long, whether at all  -->  heap
+//!                  |
+//!                  v   outputs, in order (carry_out)
+//!     network: how long, whether at all  -->  schedule
 //! ```
 //!
 //! One generator, made from the seed, decides all that is random, and events of the same moment
@@ -20,21 +20,18 @@
 //! | `dials` | connections and knocks, with what kernels say |
 //! | `streams` | TCP: order, retransmission, resets |
 //! | `control` | what users of the world do to it: start, kill, pause, cut, ... |
+//! | `cpu` | what a process does with the CPU that it gets |
 //! | `tamper` | switches for tests that break the protocol on purpose |
 
 mod ask;
 mod carry_out;
 mod control;
+pub mod cpu;
 mod dials;
 mod streams;
 pub mod tamper;
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use kith_proto::{
     config::{ClusterSettings, Detection, Timing},
@@ -48,6 +45,7 @@ use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 pub(crate) use self::dials::Dialling;
 use self::{
+    cpu::Order,
     streams::{Connections, Item},
     tamper::Tampering,
 };
@@ -55,6 +53,7 @@ pub use crate::host::HostId;
 use crate::{
     host::{Host, Process},
     network::{Links, Network, Transport},
+    schedule::Schedule,
     trace::{Digest, Trace},
     truth::Truth,
 };
@@ -90,29 +89,8 @@ enum Happening {
     Wake(HostId),
     /// A starved host is blocked, or runs for a moment.
     Starve { host: HostId, number: u32 },
-}
-
-struct Scheduled {
-    at: Time,
-    sequence: u64,
-    what: Happening,
-}
-
-impl PartialEq for Scheduled {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.sequence) == (other.at, other.sequence)
-    }
-}
-impl Eq for Scheduled {}
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Scheduled {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
+    /// A starved process has the time to do the next thing.
+    Work { host: HostId, starts: u32 },
 }
 
 /// Something that a node told its users.
@@ -139,6 +117,8 @@ pub struct Defaults {
     pub places: u16,
     /// Places are failure zones too.
     pub zones: bool,
+    /// In which order processes take what waits for them.
+    pub order: Order,
 }
 
 impl Default for Defaults {
@@ -149,6 +129,7 @@ impl Default for Defaults {
             settings: ClusterSettings::default(),
             places: 1,
             zones: false,
+            order: Order::default(),
         }
     }
 }
@@ -173,8 +154,7 @@ pub struct World {
     by_address: BTreeMap<SocketAddr, HostId>,
     links: Links,
     connections: Connections,
-    heap: BinaryHeap<Reverse<Scheduled>>,
-    sequence: u64,
+    schedule: Schedule<Happening>,
     rng: ChaCha8Rng,
     digest: Digest,
     requests: u64,
@@ -200,8 +180,7 @@ impl World {
             by_address: BTreeMap::new(),
             links: Links::new(rng.random()),
             connections: Connections::default(),
-            heap: BinaryHeap::new(),
-            sequence: 0,
+            schedule: Schedule::default(),
             rng,
             digest: Digest::default(),
             requests: 0,
@@ -237,18 +216,13 @@ impl World {
     /// Lets the next event happen, unless it comes after `until`: then it is `until`, and false
     /// is returned.
     pub fn step(&mut self, until: Time) -> bool {
-        match self.heap.peek() {
-            Some(Reverse(next)) if next.at <= until => {}
-            _ => {
-                self.now = self.now.max(until);
-                return false;
-            }
-        }
-        if let Some(Reverse(next)) = self.heap.pop() {
-            self.now = next.at;
-            self.happened += 1;
-            self.happen(next.what);
-        }
+        let Some((at, what)) = self.schedule.next(until) else {
+            self.now = self.now.max(until);
+            return false;
+        };
+        self.now = at;
+        self.happened += 1;
+        self.happen(what);
         true
     }
 
@@ -274,27 +248,32 @@ impl World {
             Happening::Wake(host) => {
                 if self.hosts[host].wake == Some(self.now) {
                     self.hosts[host].wake = None;
-                    if self.hosts[host].process == Process::Running {
+                    if self.hosts[host].starvation.is_some() {
+                        self.go_to_work(host);
+                    } else if self.hosts[host].process == Process::Running {
                         self.deliver(host, Input::Tick);
                     }
                 }
             }
             Happening::Starve { host, number } => self.starve_turn(host, number),
+            Happening::Work { host, starts } => self.work(host, starts),
         }
     }
 
-    /// Gives a process an input, or keeps it for one that is paused.
+    /// Gives a process an input, or keeps it for one that is paused or starved.
     fn deliver(&mut self, host: HostId, input: Input) {
-        match self.hosts[host].process {
+        let it = &mut self.hosts[host];
+        match it.process {
             Process::Dead => {}
-            Process::Paused => {
-                if !self.hosts[host].keep(input) {
-                    self.digest.add(self.now, host, b"dropped");
-                }
-            }
-            Process::Running => {
+            Process::Running if it.starvation.is_none() => {
                 self.handle(host, input);
                 self.drain(host);
+            }
+            Process::Paused | Process::Running => {
+                if !it.keep(input) {
+                    self.digest.add(self.now, host, b"dropped");
+                }
+                self.go_to_work(host);
             }
         }
     }
@@ -369,8 +348,6 @@ impl World {
     }
 
     fn at(&mut self, at: Time, what: Happening) {
-        self.sequence += 1;
-        let sequence = self.sequence;
-        self.heap.push(Reverse(Scheduled { at, sequence, what }));
+        self.schedule.at(at, what);
     }
 }

@@ -164,7 +164,8 @@ impl Core {
         self.register(now, stream, hello.identity.life());
         if joins {
             self.greet_newcomer(now, id, stream);
-        } else {
+        } else if self.examines(now, id) {
+            // Who keeps falling silent need not learn from everybody what it missed.
             self.send_digest(stream);
         }
     }
@@ -243,8 +244,7 @@ impl Core {
         }
         if joining {
             self.become_active(now);
-        } else {
-            self.send_digest(stream);
         }
+        // Between members the one that was dialled begins to compare what both know.
     }
 }

@@ -69,7 +69,11 @@ impl Core {
         if asked_already || matches!(status, Status::Failed | Status::Left | Status::Evicted) {
             return;
         }
-        entry.inquiry = Some(Box::new(Inquiry::new(now, nonce, timeout)));
+        let mut inquiry = Inquiry::new(now, nonce, timeout);
+        if entry.returns.is_unsteady(now) {
+            inquiry = inquiry.about_unsteady();
+        }
+        entry.inquiry = Some(Box::new(inquiry));
         self.count("inquiries");
         self.timers.set(TimerKind::Inquiry(id), now);
     }

@@ -30,6 +30,9 @@ use crate::{
 const WITNESSES: usize = 3;
 /// Independent confirmations that make a window shortest.
 const CONFIRMATIONS: u32 = 3;
+/// Accusers that are told of if the kernel of whom they accuse still answers: their number does not
+/// change that window, and two make a verdict credible.
+const UNRESPONSIVE_TOLD: usize = 2;
 /// Others that must have been refused too.
 const REFUSALS: usize = 2;
 /// A member may have refuted so many suspicions that this node has not heard of.
@@ -92,7 +95,8 @@ impl Core {
                 .unwrap_or(u32::MAX),
         };
         self.count("accusations");
-        if self.config.detection.evidence {
+        // Nobody waits for what others say of one whose kernel still answers: time will tell.
+        if self.config.detection.evidence && reason != Reason::Unresponsive {
             for address in self.witnesses(id) {
                 let news = News::Accusation(accusation.clone());
                 self.send_direct(address, DirectBody::News(news));
@@ -192,7 +196,11 @@ impl Core {
             return;
         }
         let first = !std::mem::replace(&mut suspicion.announced, true);
-        let worth_telling = credible && suspicion.accusers() <= CONFIRMATIONS as usize + 1;
+        let told_of = match accusation.reason {
+            Reason::Unresponsive => UNRESPONSIVE_TOLD,
+            _ => CONFIRMATIONS as usize + 1,
+        };
+        let worth_telling = credible && suspicion.accusers() <= told_of;
         if first {
             self.count("suspicions");
             if let Some(who) = self.table.get(id).map(|entry| entry.who()) {
@@ -263,7 +271,7 @@ impl Core {
             entry.since = now;
         }
         entry.suspicion = Some(Box::new(Suspicion::new(now, renewal, incarnation)));
-        if self.examines(id) {
+        if self.examines(now, id) {
             self.start_inquiry(now, id);
         }
         let windows = self.windows();
@@ -274,12 +282,14 @@ impl Core {
     // holds a stream to everybody, all do. In larger clusters a few, chosen by hash, are enough
     // to have a living target refute and to confirm that a dead one is dead: their verdict is
     // with all the others before these could ask. If all asked, a failure would cost messages
-    // in proportion to the cluster's size, and many failures at once a storm.
-    fn examines(&self, target: NodeId) -> bool {
+    // in proportion to the cluster's size, and many failures at once a storm. A few are enough too
+    // for one that keeps falling silent and coming back.
+    pub(super) fn examines(&self, now: Time, target: NodeId) -> bool {
         let members = self.living();
+        let all = members <= MESH_LIMIT && !self.is_unsteady(now, target);
         let pair = target.0 ^ self.table.own_id().0;
         let chance = xxh3_64_with_seed(&pair.to_be_bytes(), EXAMINER_SEED);
-        members <= MESH_LIMIT || chance / EXAMINERS <= u64::MAX / members as u64
+        all || chance / EXAMINERS <= u64::MAX / members as u64
     }
 
     /// Looks whether a suspicion's window has ended.
@@ -409,7 +419,7 @@ impl Core {
             return false;
         }
         // Who looks for himself has found that it is silent, or has given it its time to refute.
-        let looks = self.examines(id) || entry.stream.is_some();
+        let looks = self.examines(now, id) || entry.stream.is_some();
         !looks
             || !self.config.detection.evidence
             || suspicion.accused_by(self.table.own_id())

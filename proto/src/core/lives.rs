@@ -19,6 +19,7 @@ use crate::{
     members::{
         record::{Phase as RecordPhase, Record},
         table::{Failure, Status},
+        unsteady::Returns,
     },
     swim::{detector::Seen, limits::AccuserLimit},
     time::Time,
@@ -50,6 +51,7 @@ impl Core {
             entry.failure = None;
             entry.hearsay = None;
             entry.limit = AccuserLimit::default();
+            entry.returns = Returns::default();
             entry.blocked.forget();
             self.dial_failures.remove(&id);
             entry.since = now;
@@ -92,11 +94,20 @@ impl Core {
         self.announce(now, id);
         self.detector.set_cluster_size(self.living());
         self.place_soon(now);
-        self.burst(now);
+        if self.is_unsteady(now, id) {
+            self.tell_with_leisure(now);
+        } else {
+            self.burst(now);
+        }
     }
 
     // It lives: for the first time, or after a suspicion, or after it counted as failed.
     pub(super) fn is_alive(&mut self, now: Time, id: NodeId, was: Option<State>) {
+        if let Some(entry) = self.table.get_mut(id)
+            && (entry.suspicion.is_some() || was == Some(State::Down))
+        {
+            entry.returns.note(now);
+        }
         self.end_suspicion(id, true);
         let Some(entry) = self.table.get_mut(id) else {
             return;

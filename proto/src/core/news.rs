@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{Core, timers::TimerKind};
 use crate::{
     config::{MAX_TAGS, tags_size},
+    event::Reason,
     id::NodeId,
     members::{record::Record, table::Status},
     output::Answer,
@@ -21,13 +22,23 @@ impl Core {
     /// News travels at once: the next round of gossip is now, or as soon as bursts allow.
     pub(super) fn burst(&mut self, now: Time) {
         if !self.config.detection.bursts {
-            self.timers.set_by(TimerKind::Gossip, now + CALM);
-            return;
+            return self.tell_with_leisure(now);
         }
         // Enough rounds that everybody has heard it: each round, each one tells three.
         self.burst_rounds = (self.living() as u32 + 1).ilog2() / 2 + 3;
         let at = now.max(self.last_gossip + self.config.timing.burst);
         self.timers.set_by(TimerKind::Gossip, at);
+    }
+
+    /// News that is in no hurry: it waits for what else there will be to say.
+    pub(super) fn tell_with_leisure(&mut self, now: Time) {
+        self.timers.set_by(TimerKind::Gossip, now + CALM);
+    }
+
+    /// Whether a member keeps falling silent and coming back.
+    pub(super) fn is_unsteady(&self, now: Time, id: NodeId) -> bool {
+        let entry = self.table.get(id);
+        entry.is_some_and(|entry| entry.returns.is_unsteady(now))
     }
 
     pub(super) fn gossip(&mut self, now: Time) {
@@ -53,7 +64,17 @@ impl Core {
 
     pub(super) fn spread(&mut self, now: Time, news: &News) {
         self.detector.spread(news);
-        self.burst(now);
+        let silent = match news {
+            News::Record(_) => None,
+            News::Accusation(said) => Some((said.target.id, said.reason)),
+            News::Verdict(said) => Some((said.target.id, said.reason)),
+        };
+        match silent {
+            Some((id, Reason::Unresponsive)) if self.is_unsteady(now, id) => {
+                self.tell_with_leisure(now);
+            }
+            _ => self.burst(now),
+        }
     }
 
     pub(super) fn spread_own_record(&mut self, now: Time) {

@@ -12,6 +12,7 @@ use super::{
     blocked::Blocked,
     record::{Phase, Record},
     tally::{Mark, Slot, Tally},
+    unsteady::Returns,
 };
 use crate::{
     event::{Reason, Who},
@@ -97,6 +98,8 @@ pub struct Entry {
     pub greeting: Option<Greeting>,
     /// What is known of it as an accuser.
     pub limit: AccuserLimit,
+    /// How often it fell silent and came back lately.
+    pub returns: Returns,
     /// Which of the ways to it are blocked.
     pub blocked: Blocked,
     /// When it was last told that it counts as down somewhere.
@@ -124,6 +127,7 @@ impl Entry {
             stream: None,
             greeting: None,
             limit: AccuserLimit::default(),
+            returns: Returns::default(),
             blocked: Blocked::default(),
             disowned: None,
             told_of_later: None,

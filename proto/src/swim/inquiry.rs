@@ -35,8 +35,11 @@ const SECOND_KNOCK: Duration = Duration::from_millis(15);
 /// lost each way, all of them are with a probability of 10⁻⁷).
 const ONLY_STREAM: Duration = Duration::from_secs(5);
 const ONLY_STREAM_PAUSE: Duration = Duration::from_millis(200);
-/// Pauses between pings never exceed this.
+/// Pauses between pings never exceed this,
 const PING_PAUSE_MAX: Duration = Duration::from_millis(800);
+/// but if the process holds its sockets without reading them, and the question waits in a stream, or
+/// it keeps doing so: it will answer when it goes on, and until then pings only fill its buffer.
+const WAITING_PAUSE: Duration = Duration::from_secs(3);
 
 /// What an inquiry found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +73,7 @@ pub struct Inquiry {
     over_stream: bool,
     asked_over: Option<(StreamId, Suspected)>,
     about_udp: bool,
+    unsteady: bool,
     concluded: Option<Conclusion>,
 }
 
@@ -91,7 +95,16 @@ impl Inquiry {
             over_stream: false,
             asked_over: None,
             about_udp: false,
+            unsteady: false,
             concluded: None,
+        }
+    }
+
+    /// The same about a process that keeps falling silent and coming back.
+    pub fn about_unsteady(self) -> Self {
+        Self {
+            unsteady: true,
+            ..self
         }
     }
 
@@ -140,7 +153,12 @@ impl Inquiry {
         if now < self.next_ping {
             return false;
         }
-        self.next_ping = now + self.pause;
+        self.next_ping = now
+            + if self.waits() {
+                WAITING_PAUSE
+            } else {
+                self.pause
+            };
         if !self.about_udp {
             self.pause = (self.pause * 2).min(PING_PAUSE_MAX);
         }
@@ -151,6 +169,12 @@ impl Inquiry {
     /// was not said there yet.
     pub fn take_stream_ping(&mut self, stream: StreamId, suspected: Suspected) -> bool {
         self.asked_over.replace((stream, suspected)) != Some((stream, suspected))
+    }
+
+    // See `WAITING_PAUSE`. Over the stream it was told too that it is suspected.
+    fn waits(&self) -> bool {
+        let told = matches!(self.asked_over, Some((_, Some(_))));
+        (told || self.unsteady) && self.concluded == Some(Conclusion::Silent(Reason::Unresponsive))
     }
 
     /// Whether a knock is due; if so the host is to be asked.
@@ -316,6 +340,32 @@ mod tests {
             }
         }
         assert_eq!(at, [0, 25, 75, 175, 375, 775, 1575, 2375, 3175, 3975]);
+    }
+
+    #[test]
+    fn a_process_that_only_does_not_read_is_asked_seldom() {
+        // Over a stream or not, and what is known of it.
+        let asked = |stream: Option<StreamId>, unsteady| {
+            let (mut inquiry, start) = start();
+            inquiry.unsteady = unsteady;
+            inquiry.accepted_before = true;
+            inquiry.knocked(start, Knock::Accepted);
+            let mut at = Vec::new();
+            for ms in 0..5000 {
+                let now = start + Duration::from_millis(ms);
+                if inquiry.take_ping(now) {
+                    let suspected = (ms >= 50).then_some((0, 0));
+                    stream.map(|stream| inquiry.take_stream_ping(stream, suspected));
+                    at.push(ms);
+                }
+                inquiry.conclude(now);
+            }
+            at
+        };
+        assert_eq!(asked(Some(StreamId(1)), false), [0, 25, 75, 175, 3175]);
+        assert_eq!(asked(None, true), [0, 25, 75, 3075]);
+        let often = asked(None, false);
+        assert_eq!(often.len(), 11, "{often:?}");
     }
 
     #[test]

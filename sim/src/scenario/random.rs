@@ -9,7 +9,12 @@ use std::time::Duration;
 use kith_proto::config::{PROTOCOL, PROTOCOL_NEXT};
 
 use super::Draw;
-use crate::{check::Limits, fault::Action, host::HostId, network::Network};
+use crate::{
+    check::Limits,
+    fault::Action,
+    host::{HostId, Turns},
+    network::Network,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// The most faults of one run.
@@ -140,15 +145,12 @@ fn starvation(draw: &mut Draw, at: Duration, over: Duration) {
     let quarter = draw.nodes.div_ceil(4);
     for host in a_few(draw, quarter) {
         let after = draw.below(blocked);
-        draw.at(
-            at,
-            Action::Starve {
-                host,
-                blocked,
-                running,
-                after,
-            },
-        );
+        let turns = Turns {
+            blocked,
+            running,
+            crowd: draw.number(1, 8),
+        };
+        draw.at(at, Action::Starve { host, turns, after });
         draw.at(over, Action::Nourish(host));
     }
 }

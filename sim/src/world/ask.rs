@@ -102,7 +102,7 @@ impl World {
 
     /// Events that are to happen.
     pub fn scheduled(&self) -> usize {
-        self.heap.len()
+        self.schedule.len()
     }
 
     /// Inputs that wait for a paused process.

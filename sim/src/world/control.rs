@@ -18,7 +18,7 @@ use rand::{Rng, RngExt};
 
 use super::{Happening, HostId, World};
 use crate::{
-    host::{Host, Process, Starvation},
+    host::{Host, Process, Starvation, Turns},
     network::{Link, Network},
     truth::End,
 };
@@ -48,7 +48,9 @@ impl World {
         }
         change(&mut config);
         let keys = Keyring::new(Key::derived_from_name(&config.cluster));
-        self.hosts.push(Host::new(address, config, keys));
+        let mut it = Host::new(address, config, keys);
+        it.order = self.defaults.order;
+        self.hosts.push(it);
         self.by_address.insert(address, host);
         self.links.add_host(place);
         self.truth.add_host();
@@ -203,34 +205,23 @@ impl World {
         }
     }
 
-    // All input that waited comes first, then the tick.
     fn go_on(&mut self, host: HostId) {
         self.hosts[host].process = Process::Running;
-        for input in self.hosts[host].take_waiting() {
-            self.handle(host, input);
+        self.set_wake(host);
+        self.go_to_work(host);
+        if self.hosts[host].starvation.is_none() {
+            self.serve_backlog(host);
         }
-        self.handle(host, Input::Tick);
-        self.drain(host);
-        self.serve_backlog(host);
     }
 
-    /// Gives a host no CPU for `blocked`, then for a moment, `running`, and so on (the duty
-    /// cycles of Lifeguard's experiments); `after` shifts the first turn.
-    pub fn starve(&mut self, host: HostId, blocked: Duration, running: Duration, after: Duration) {
-        self.note(|| {
-            format!(
-                "n{host} starves: {blocked:?} of every {:?}",
-                blocked + running
-            )
-        });
+    /// Gives a host no CPU but in turns (the duty cycles of Lifeguard's experiments; see
+    /// [`super::cpu`]); `after` shifts the first one.
+    pub fn starve(&mut self, host: HostId, turns: Turns, after: Duration) {
+        self.note(|| format!("n{host} starves: {turns:?}"));
         let it = &mut self.hosts[host];
         it.starvations += 1;
         let number = it.starvations;
-        it.starvation = Some(Starvation {
-            blocked,
-            running,
-            number,
-        });
+        it.starvation = Some(Starvation { turns, number });
         self.truth.troubled(self.now, host);
         self.later(after, Happening::Starve { host, number });
     }
@@ -239,7 +230,7 @@ impl World {
     pub fn nourish(&mut self, host: HostId) {
         if self.hosts[host].starvation.take().is_some() {
             self.note(|| format!("n{host} starves no more"));
-            if self.hosts[host].process == Process::Paused {
+            if self.hosts[host].process != Process::Dead {
                 self.go_on(host);
             }
             self.truth.recovered(self.now, host);
@@ -254,13 +245,13 @@ impl World {
         let next = match it.process {
             Process::Running => {
                 it.process = Process::Paused;
-                starvation.blocked
+                starvation.turns.blocked
             }
             Process::Paused => {
                 self.go_on(host);
-                starvation.running
+                starvation.turns.running
             }
-            Process::Dead => starvation.blocked,
+            Process::Dead => starvation.turns.blocked,
         };
         self.later(next, Happening::Starve { host, number });
     }
@@ -366,7 +357,8 @@ impl World {
         }
         it.core = None;
         it.process = Process::Dead;
-        it.take_waiting().clear();
+        it.forget_waiting();
+        it.at_work = false;
         it.dials.clear();
         it.wake = None;
         it.starvation = None;

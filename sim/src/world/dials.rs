@@ -158,16 +158,27 @@ impl World {
                 self.answer_dial(dialling, back, error);
             }
             Process::Paused => self.hosts[target].backlog.push(dialling),
-            Process::Running => {
-                if self.trust_each_other(from, target) {
-                    if self.hosts[from].dials.remove(&dialling.token) {
-                        self.open(from, target, dialling.token);
-                    }
-                } else {
-                    let back = self.delay(target, from);
-                    self.answer_dial(dialling, back, DialError::Untrusted);
-                }
+            Process::Running if self.hosts[target].starvation.is_some() => {
+                self.hosts[target].backlog.push(dialling);
+                self.go_to_work(target);
             }
+            Process::Running => self.accept(target, dialling),
+        }
+    }
+
+    /// A process does its part of the handshake.
+    pub(super) fn accept(&mut self, host: HostId, dialling: Dialling) {
+        let from = dialling.from;
+        if !self.is_waited_for(&dialling) {
+            return;
+        }
+        if self.trust_each_other(from, host) {
+            if self.hosts[from].dials.remove(&dialling.token) {
+                self.open(from, host, dialling.token);
+            }
+        } else {
+            let back = self.delay(host, from);
+            self.answer_dial(dialling, back, DialError::Untrusted);
         }
     }
 
@@ -198,7 +209,7 @@ impl World {
         }
     }
 
-    fn is_waited_for(&self, dialling: &Dialling) -> bool {
+    pub(super) fn is_waited_for(&self, dialling: &Dialling) -> bool {
         let it = &self.hosts[dialling.from];
         it.starts == dialling.starts && it.dials.contains(&dialling.token)
     }
