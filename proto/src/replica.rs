@@ -41,6 +41,7 @@
 //! | `sweep` | what is deleted or expired goes in the end | A5 |
 //! | [`spread`] | how a node's shards divide the partitions | |
 //! | [`show`] | states and their reasons, for people | |
+//! | [`omit`] | rules left out on purpose by the simulator | |
 //!
 //! # The rules, and where they stand
 //!
@@ -89,6 +90,7 @@ pub mod host;
 mod join;
 mod member;
 pub mod message;
+pub mod omit;
 mod owner;
 mod pace;
 mod proposal;
