@@ -42,6 +42,7 @@
 //! | `sweep` | what is deleted or expired goes in the end | A5 |
 //! | [`spread`] | how a node's shards divide the partitions | |
 //! | [`show`] | states and their reasons, for people | |
+//! | [`omit`] | rules left out on purpose by the simulator | |
 //!
 //! # The rules, and where they stand
 //!
@@ -90,6 +91,7 @@ pub mod host;
 mod join;
 mod member;
 pub mod message;
+pub mod omit;
 mod owner;
 mod pace;
 mod proposal;

@@ -24,7 +24,7 @@ use kith_proto::{
         chain::{Ballot, ConfigId, Configuration, Rejection},
         host::{Input, Now, Output, Peer, Standing, SyncMode, View},
         message::{self, Attempt, Body, Carried, Content, Message, Route, WriteItem},
-        shard::{Config, Omit, Shard, Timing},
+        shard::{Config, Shard, Timing},
     },
     store::partitions::MemoryStore,
     time::Time,
@@ -49,7 +49,7 @@ fn founder() -> Shard {
         sync: SyncMode::Interval,
         timing: Timing::default(),
         forgetful: false,
-        omit: Omit::default(),
+        omit: None,
     };
     let store = Box::<MemoryStore>::default();
     let mut shard = Shard::open(config, store, PARTITIONS, [7; 32], at(1)).unwrap();

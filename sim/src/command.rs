@@ -14,7 +14,7 @@ use kith_proto::time::Time;
 use serde::Serialize;
 
 use crate::{
-    compare, many,
+    compare, lab, many,
     options::{Cli, Command, Mechanisms, RunArgs, Setup, scenario},
     progress::Progress,
     report::{Failed, Report, table},
@@ -37,6 +37,7 @@ pub fn execute(cli: Cli) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        Command::Partitions(args) => lab::command::execute(&args),
         Command::Run(args) => match run_command(&args) {
             Ok(code) => code,
             Err(error) => {

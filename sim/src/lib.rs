@@ -15,6 +15,7 @@
 //! - [`lab`]: partition cores without the rest, thousands of runs in seconds.
 //! - [`options`], [`many`], [`compare`], [`progress`]: the command line around it.
 
+pub mod agenda;
 pub mod check;
 pub mod command;
 pub mod compare;

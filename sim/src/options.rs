@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::{
     check::Limits,
+    lab::command::PartitionArgs,
     network::Network,
     scenario::{self, Draw, Scenario, Step},
     world::cpu::Order,
@@ -30,6 +31,8 @@ pub enum Command {
     Run(RunArgs),
     /// List the scenarios.
     List,
+    /// Run partition cores alone, with faults drawn from seeds; exit code 1 if a promise was broken.
+    Partitions(PartitionArgs),
 }
 
 /// What to run.

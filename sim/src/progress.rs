@@ -8,8 +8,6 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::report::Report;
-
 /// A bar, if there is a terminal, and a stopwatch.
 #[derive(Debug)]
 pub struct Progress {
@@ -33,14 +31,10 @@ impl Progress {
         }
     }
 
-    /// A run is done.
-    pub fn one_more(&self, report: &Report) {
+    /// A run is done, and this was wrong with it.
+    pub fn one_more(&self, wrong: impl IntoIterator<Item = String>) {
         self.bar.inc(1);
-        for failed in &report.violations {
-            let line = format!(
-                "seed {}: {}: {}",
-                failed.seed, failed.violation.check, failed.violation.text
-            );
+        for line in wrong {
             if self.bar.is_hidden() {
                 eprintln!("{line}");
             } else {

@@ -20,7 +20,7 @@ use kith_proto::{
         chain::ConfigId,
         host::{Input, Now, Output, SyncMode, SyncToken},
         message,
-        shard::{Config, Omit, Shard, Timing},
+        shard::{Config, Shard, Timing},
     },
     store::partitions::{MemoryStore, Store, StoreError},
 };
@@ -139,7 +139,7 @@ async fn drive(
         sync: setup.sync,
         timing: Timing::default(),
         forgetful: setup.forgetful,
-        omit: Omit::default(),
+        omit: None,
     };
     let shard = Shard::open(config, store, setup.partitions, setup.seed, now(clock))
         .map_err(|error| error.0)?;

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::{
     host::{Output, SyncToken},
     message::{Message, Route},
+    omit::Omit,
     shard::{Shard, Timer},
     write::broken,
 };
@@ -213,7 +214,7 @@ impl Shard {
             let Some(asked) = self.asks.take(number) else {
                 continue;
             };
-            if asked.waiting.body.is_read() {
+            if asked.waiting.body.is_read() || self.omits(Omit::NoRetry) {
                 self.wait(asked.partition, asked.waiting);
                 continue;
             }

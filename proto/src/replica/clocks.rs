@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::{host::Now, message::Message, shard::Shard};
+use super::{host::Now, message::Message, omit::Omit, shard::Shard};
 use crate::{event::Event, id::NodeId, kv::version::Wall};
 
 /// So far ahead of most others a clock may be. What a message takes on its way is part of it.
@@ -57,6 +57,9 @@ impl Shard {
 
     /// By how much this node's clock is ahead of what it may be, if it is.
     pub(super) fn clock_ahead(&self) -> Option<Duration> {
+        if self.omits(Omit::ClockBound) {
+            return None;
+        }
         let over = offset(self.now.wall, self.now) - self.clocks.bound?;
         let over = u64::try_from(over).ok().filter(|over| *over > 0)?;
         Some(MOST_AHEAD + Duration::from_millis(over))

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use super::{
     chain::{Ancestor, Configuration, Source},
     message::{Attempt, Body, Carried},
+    omit::Omit,
     proposal::Purpose,
     shard::{Shard, Timer},
 };
@@ -122,6 +123,10 @@ impl Shard {
         }
         if rival.id > config.id {
             self.counters_up("branches_given_up");
+            if self.omits(Omit::ChosenClose) {
+                let closed = config.closed(config.members.clone(), rival.id.branch);
+                return self.learn_configuration(p, &closed);
+            }
             self.propose(p, Purpose::Close(rival.id.branch));
             return true;
         }
@@ -268,6 +273,9 @@ impl Shard {
         let mut fetch = VecDeque::new();
         let mut anew = VecDeque::new();
         for (key, theirs) in keys {
+            if self.omits(Omit::JoinsAll) && theirs.branch != source.id.branch {
+                continue;
+            }
             match ours.remove(&key) {
                 Some(own) if own == theirs || own.epoch >= config.id.epoch => {}
                 Some(own) => {
@@ -309,6 +317,7 @@ impl Shard {
     // Rule A3.
     fn write_anew(&mut self, p: PartitionId, config: &Configuration, entries: Vec<Carried>) {
         let mut anew = BTreeMap::new();
+        let as_it_was = self.omits(Omit::WrittenAnew);
         for Carried { key, entry } in entries {
             // With the clock of the write itself: a third branch may have to be compared yet.
             let version = Version {
@@ -316,6 +325,7 @@ impl Shard {
                 branch: config.id.branch,
                 ..entry.version
             };
+            let version = if as_it_was { entry.version } else { version };
             anew.insert(key, Entry { version, ..entry });
         }
         self.merge(p, anew, &[]);

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::{
     chain::{Ballot, Chain, ConfigId, Configuration, Rejection},
-    host::Output,
+    host::{Output, SyncToken},
     message::{Attempt, Body, Content, Message, WriteItem},
+    omit::Omit,
     owner::Owner,
     shard::{Filler, Shard, Timer},
 };
@@ -44,15 +45,16 @@ impl Shard {
             let why = Rejection::Diverged(Box::new(present));
             return self.reject(from, p, id, attempt, why);
         }
-        let fencing = !self.config.omit.fencing;
+        let fencing = !self.omits(Omit::Fencing);
+        let id_here = self.id_here(p, id);
         let Some(chain) = self.replica(p).chain.as_mut() else {
             return self.reject(from, p, id, attempt, Rejection::NotMember);
         };
         let before = chain.clone();
         let promised = if by_word {
-            chain.prepare_by_word(own, id, ballot)
+            chain.prepare_by_word(own, id_here, ballot)
         } else {
-            chain.prepare(own, id, ballot)
+            chain.prepare(own, id_here, ballot)
         };
         if let Err(why) = promised {
             return self.reject(from, p, id, attempt, why);
@@ -65,7 +67,7 @@ impl Shard {
             *chain = before;
         }
         self.give_way(p);
-        let after = self.keep_chain(p);
+        let after = self.keep_ballot(p);
         let body = Body::Promise {
             ballot,
             accepted,
@@ -88,15 +90,35 @@ impl Shard {
         }
         let own = self.own;
         let attempt = Attempt::Ballot(ballot);
+        let omits_promise = self.omits(Omit::AcceptancePromises);
         let Some(chain) = self.replica(p).chain.as_mut() else {
             return self.reject(from, p, id, attempt, Rejection::NotMember);
         };
+        let promised = chain.promised;
         if let Err(why) = chain.accept(own, id, ballot, next) {
             return self.reject(from, p, id, attempt, why);
         }
+        if omits_promise {
+            chain.promised = promised;
+        }
         self.give_way(p);
-        let after = self.keep_chain(p);
+        let after = self.keep_ballot(p);
         self.tell(from, p, id, Body::Accepted { ballot }, Some(after));
+    }
+
+    // The configuration that work is for: just the one that is named (rule 10).
+    fn id_here(&self, p: PartitionId, id: ConfigId) -> ConfigId {
+        match self.chain(p) {
+            Some(chain) if self.omits(Omit::ExactEpoch) => chain.config.id,
+            _ => id,
+        }
+    }
+
+    fn keep_ballot(&mut self, p: PartitionId) -> SyncToken {
+        if self.omits(Omit::DurableBallots) {
+            return SyncToken(0);
+        }
+        self.keep_chain(p)
     }
 
     // Somebody else decides now: what this node was about is over, unless its outcome is open.
@@ -118,6 +140,7 @@ impl Shard {
     pub(super) fn learn_configuration(&mut self, p: PartitionId, config: &Configuration) -> bool {
         let own = self.own;
         let (now, wall) = (self.now.time, self.now.wall);
+        let keeps_votes = self.omits(Omit::FreshVotes);
         let replica = self.replica(p);
         let before = replica.chain.as_ref().map(|chain| chain.config.id);
         let was_member = replica
@@ -128,8 +151,12 @@ impl Shard {
             None if config.has(own) => replica.chain = Some(Chain::new(config.clone())),
             None => return false,
             Some(chain) => {
+                let votes = (chain.promised, chain.accepted.clone());
                 if !chain.install(own, config) {
                     return false;
+                }
+                if keeps_votes {
+                    (chain.promised, chain.accepted) = votes;
                 }
             }
         }
@@ -156,6 +183,9 @@ impl Shard {
         if !config.has(own) {
             let pause = self.config.timing.forget;
             self.timers.set(Timer::Partition(p), now + pause);
+            if self.omits(Omit::KeptCopies) {
+                self.clear(p);
+            }
         }
         self.timers.clear(Timer::TakeOver(p));
         self.keep_chain(p);
@@ -256,6 +286,9 @@ impl Shard {
         let Some(chain) = &replica.chain else {
             return Err(Rejection::NotMember);
         };
+        if self.omits(Omit::ExactEpoch) && chain.config.descends_from(id) {
+            return Ok(());
+        }
         chain.matches(id)?;
         match chain.promised {
             Some(ballot) => Err(Rejection::Promised(ballot)),
@@ -324,7 +357,8 @@ impl Shard {
             .chain
             .as_ref()
             .is_some_and(|chain| chain.config.has(own));
-        if (strict || self.is_stale(p)) && !again && !is_member {
+        let omit = self.omits(Omit::FreshLearner);
+        if (strict || self.is_stale(p)) && !again && !is_member && !omit {
             // Rule 6: what a former member had is not merged; rule A5: nor is what is too old.
             self.clear(p);
         }

@@ -19,6 +19,7 @@ use super::{
     chain::{Ballot, ConfigId, Configuration, Rejection},
     host::Standing,
     message::{Attempt, Body},
+    omit::Omit,
     owner::millis,
     shard::{Shard, Timer},
 };
@@ -107,6 +108,11 @@ impl Shard {
 
     pub(super) fn is_strict(&self) -> bool {
         self.view.as_ref().is_some_and(|view| view.is_strict())
+    }
+
+    // Whether only majorities decide.
+    fn needs_majority(&self) -> bool {
+        self.is_strict() && !self.omits(Omit::StrictMajority)
     }
 
     /// Begins to choose the next configuration of a partition that this node is a member of.
@@ -301,6 +307,7 @@ impl Shard {
         let Attempt::Ballot(ballot) = attempt else {
             return self.transfer_rejected(from, p, attempt, &why);
         };
+        let forked_counts = self.omits(Omit::ForkedIsMute);
         let Some(proposal) = self.proposal(p, id, ballot) else {
             return self.change_rejected(p, id, ballot);
         };
@@ -314,6 +321,11 @@ impl Shard {
                 self.timers.set(Timer::Partition(p), self.now.time + pause);
                 self.replica(p).backoff = Some(self.now.time + pause);
                 self.counters_up("proposals_lost");
+            }
+            Rejection::Forked(_) if forked_counts => {
+                let (accepted, root) = (None, 0);
+                proposal.promised.insert(from, Promised { accepted, root });
+                self.proposal_goes_on(p);
             }
             Rejection::Forked(_) | Rejection::Diverged(_) => {
                 proposal.mute.insert(from, "went on alone");
@@ -358,7 +370,7 @@ impl Shard {
     }
 
     fn prepared(&mut self, p: PartitionId) {
-        let strict = self.is_strict();
+        let strict = self.needs_majority();
         let own = self.own;
         let (Some(chain), Some(replica)) = (self.chain(p), self.replicas.get(&p)) else {
             return;
@@ -402,8 +414,9 @@ impl Shard {
             .filter_map(|promised| promised.accepted.as_ref())
             .max_by_key(|(ballot, _)| *ballot)
             .map(|(_, next)| next.clone())
-            .filter(|_| majority && !by_word);
-        let forks = !majority || by_word;
+            .filter(|_| (majority || self.omits(Omit::MajorityAdopts)) && !by_word);
+        let forks =
+            (!majority || by_word) && adopted.is_none() && !self.omits(Omit::StrictMajority);
         let rank = |member: &NodeId| {
             let living = answered.contains(member) || !self.is_gone(*member);
             (*member != own, !living)
@@ -452,7 +465,7 @@ impl Shard {
     // Step 3: what enough members of the next configuration have is merged and equal there.
     fn merging(&mut self, p: PartitionId) {
         let own = self.own;
-        let omit = self.config.omit.merge;
+        let omit = self.omits(Omit::Merge);
         let strict = self.is_strict();
         let root = self.root(p);
         let Some(id) = self.chain(p).map(|chain| chain.config.id) else {
@@ -584,7 +597,7 @@ impl Shard {
         accepted: &BTreeSet<NodeId>,
     ) -> Option<bool> {
         let majority = accepted.len() >= config.majority();
-        if self.is_strict() {
+        if self.needs_majority() {
             return Some(majority);
         }
         let waiting = config
@@ -594,8 +607,13 @@ impl Shard {
         match (waiting, majority) {
             (true, _) => Some(false),
             (false, true) => Some(true),
+            (false, false) if self.omits_majority() => Some(true),
             (false, false) => None,
         }
+    }
+
+    fn omits_majority(&self) -> bool {
+        self.omits(Omit::StrictMajority) || self.omits(Omit::MajorityAdopts)
     }
 
     fn accepting(&mut self, p: PartitionId) {
@@ -616,7 +634,7 @@ impl Shard {
         let answered: BTreeSet<NodeId> = accepted.iter().chain(mute.keys()).copied().collect();
         let many = accepted.len() >= config.majority();
         let verdict = match self.is_accepted(&config, &answered) {
-            Some(true) if many => Some(true),
+            Some(true) if many || self.omits_majority() => Some(true),
             // Strict: the others may still answer; who is mute only does not help.
             Some(true) if self.is_strict() => Some(false),
             Some(true) => None,

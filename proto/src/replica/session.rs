@@ -23,6 +23,7 @@ use bytes::Bytes;
 use super::{
     chain::{ConfigId, Rejection},
     message::{Attempt, Body, Carried},
+    omit::Omit,
     shard::{Shard, Timer},
 };
 use crate::{
@@ -454,7 +455,7 @@ impl Shard {
                 let epoch = id.epoch;
                 let drop: Vec<_> = drop
                     .into_iter()
-                    .filter(|(_, version)| version.epoch < epoch)
+                    .filter(|(_, version)| version.epoch < epoch || self.omits(Omit::Attempts))
                     .collect();
                 let merging = matches!(attempt, Attempt::Ballot(_));
                 let drop = if merging { &[][..] } else { &drop[..] };
@@ -504,6 +505,9 @@ impl Shard {
         let Some(replica) = self.replicas.get(&p) else {
             return Err(Rejection::NotMember);
         };
+        if self.omits(Omit::Attempts) {
+            return Ok(());
+        }
         if let Attempt::Fill(_) = attempt {
             let expected = replica.filled_by.is_some_and(|by| by.is(from, id, attempt));
             return if expected {
@@ -534,7 +538,7 @@ impl Shard {
         }
         match attempt {
             Attempt::Ballot(ballot) if chain.promised == Some(ballot) => Ok(()),
-            Attempt::Ballot(_) if self.config.omit.fencing => Ok(()),
+            Attempt::Ballot(_) if self.omits(Omit::Fencing) => Ok(()),
             Attempt::Ballot(_) => Err(Rejection::OtherAttempt),
             Attempt::Repair(_) => match chain.promised {
                 Some(ballot) => Err(Rejection::Promised(ballot)),

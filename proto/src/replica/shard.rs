@@ -21,6 +21,7 @@ use super::{
     digest::{self, Digests},
     host::{Input, Now, Output, SyncMode, SyncToken, View},
     message::{Attempt, Body, Message, Route},
+    omit::Omit,
     owner::Owner,
     pace::Pace,
     proposal::Proposal,
@@ -64,20 +65,8 @@ pub struct Config {
     /// What an earlier life acknowledged may not be here: the machine stopped uncleanly, and data was
     /// not always synced (rule 8).
     pub forgetful: bool,
-    /// Which of the rules that make it safe are left out: none, but for tests that show what
-    /// happens then.
-    pub omit: Omit,
-}
-
-/// Rules left out on purpose by the simulator, to show that its checkers notice.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Omit {
-    /// A promise does not fence.
-    pub fencing: bool,
-    /// A take-over does not merge what members have.
-    pub merge: bool,
-    /// Writes are acknowledged before enough members have them.
-    pub quorum: bool,
+    /// The rule that is left out: none, but for tests that show what happens then.
+    pub omit: Option<Omit>,
 }
 
 /// Time limits of partitions, and how fast copies are made.
@@ -332,7 +321,9 @@ impl Shard {
                 ))
             })?;
             // Rule 8: the mark is durable before anything else is said in this life.
-            let forgot = self.config.forgetful && chain.config.has(self.own);
+            let forgot = self.config.forgetful
+                && chain.config.has(self.own)
+                && !self.omits(Omit::LearnerMark);
             if forgot && !chain.learner {
                 chain.learner = true;
                 self.store.write(Batch {

@@ -27,6 +27,7 @@ use super::{
     clocks::MOST_AHEAD,
     host::Standing,
     message::Body,
+    omit::Omit,
     owner::millis,
     shard::{Shard, Timer},
 };
@@ -187,6 +188,9 @@ impl Shard {
             && owner.change.is_none()
             && !chain.is_fenced()
             && chain.config.unmerged.is_none();
+        if self.omits(Omit::TombstoneGrace) {
+            return settled;
+        }
         settled && !away && replica.rival.is_none() && all(&owner.equal) && all(&owner.installed)
     }
 
@@ -316,8 +320,10 @@ impl Shard {
         let grace = self.config.timing.tombstone_grace;
         let margin = MOST_AHEAD.min(grace / STEPS) + grace / STEPS;
         let age = |at: Wall| self.wall().0.saturating_sub(at.0);
-        self.chain(p)
-            .is_some_and(|chain| age(chain.equal_at) >= millis(grace - margin))
+        !self.omits(Omit::StaleRebuilds)
+            && self
+                .chain(p)
+                .is_some_and(|chain| age(chain.equal_at) >= millis(grace - margin))
     }
 }
 

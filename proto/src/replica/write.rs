@@ -19,6 +19,7 @@ use super::{
     chain::{ConfigId, Configuration, Rejection},
     host::SyncToken,
     message::{Body, Content, WriteItem},
+    omit::Omit,
     shard::{Shard, Timer},
 };
 use crate::{
@@ -80,15 +81,16 @@ impl Shard {
     /// Whether this node answers requests for a partition now.
     pub(super) fn is_ready(&self, p: PartitionId) -> bool {
         self.replicas.get(&p).is_some_and(|replica| {
+            let open = self.omits(Omit::Fencing) || self.omits(Omit::OwnFence);
             let fenced = replica.chain.as_ref().is_none_or(|chain| chain.is_fenced());
             let serving = replica.owner.as_ref().is_some_and(|owner| {
                 owner.serving
                     && owner
                         .change
                         .as_ref()
-                        .is_none_or(|change| !change.is_fenced())
+                        .is_none_or(|change| !change.is_fenced() || self.omits(Omit::OwnFence))
             });
-            serving && (!fenced || self.config.omit.fencing) && replica.proposal.is_none()
+            serving && (!fenced || open) && replica.proposal.is_none()
         })
     }
 
@@ -141,7 +143,7 @@ impl Shard {
         };
         let Some((value, expires)) = decision.write else {
             let response = Response::Key(decision.outcome);
-            if !strict {
+            if !strict || self.omits(Omit::Confirmation) {
                 return self.reply(origin, Ok(response), None);
             }
             let version = present.map(|entry| entry.version);
@@ -184,7 +186,7 @@ impl Shard {
         if self.is_broken() {
             return self.reply(origin, Err(indeterminate()), None);
         }
-        let need = if self.config.omit.quorum { 1 } else { need };
+        let need = if self.omits(Omit::Quorum) { 1 } else { need };
         let response = Response::Key(decision.outcome);
         let write = UnderWay {
             partition: p,

@@ -24,7 +24,7 @@ use kith_proto::{
     replica::{
         host::{Input, Now, Output, Peer, Standing, SyncMode, View},
         message::Message,
-        shard::{Config, Omit, Shard, Timing},
+        shard::{Config, Shard, Timing},
     },
     store::partitions::{Batch, MemoryStore, Page, Place, Store, StoreError},
     time::Time,
@@ -126,7 +126,7 @@ impl Cluster {
                 sync: SyncMode::Interval,
                 timing,
                 forgetful: false,
-                omit: Omit::default(),
+                omit: None,
             };
             cluster.disks.push(Disk::default());
             cluster.configs.push(config);

@@ -1,22 +1,33 @@
-//! Faults drawn from a seed, and one whole run.
+//! What happens to a lab: faults drawn from a seed, within what is promised.
+//!
+//! The seed draws the size of the cluster, when data is synced, which kinds of faults there are, and
+//! each of them. The mode is not drawn, so that both can be tried with the same faults.
+//!
+//! Whoever is down comes back with its disk. Of disks, one at a time loses something, and only while all
+//! copies are equal (in strict clusters: while no other node has to be distrusted): that is what is promised.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use rand::RngExt;
+use kith_proto::{config::Consistency, replica::host::SyncMode};
+use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
-use super::{Lab, NodeIndex, Setup, client, verdict};
+use super::{Lab, NodeIndex, Setup, check::placement};
 
-/// Something that is done to the lab.
+/// Something that is done to a lab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Ends a process.
     Kill(NodeIndex),
-    /// Stops a machine.
+    /// Ends the process of whoever answers for a partition then.
+    KillOwner(u16),
+    /// Stops a machine, if what may be lost is promised to be kept.
     PowerCut(NodeIndex),
-    /// Starts a process again.
+    /// Starts a process again; its disk is well.
     Start(NodeIndex),
     /// Stops a process for a while.
     Pause(NodeIndex),
+    /// Stops the process of whoever answers for a partition then, for so long.
+    PauseOwner(u16, Duration),
     /// It goes on.
     Resume(NodeIndex),
     /// Cuts some from the rest.
@@ -29,19 +40,66 @@ pub enum Action {
     Accuse(NodeIndex),
     /// A node joins.
     Join,
+    /// A node leaves for good.
+    Leave(NodeIndex),
     /// A node's wall clock is wrong by so many milliseconds.
     Clock(NodeIndex, i64),
+    /// A disk takes so many more batches.
+    Fill(NodeIndex, u32),
+    /// A disk answers so many more reads.
+    FailReads(NodeIndex, u32),
+    /// A disk takes so long to sync.
+    SlowDisk(NodeIndex, Duration),
+    /// A node's directory is wiped, and it comes back as a new node, if all copies are equal.
+    Wipe(NodeIndex),
+    /// A node stops, and its disk is found to be damaged when it starts; then it is wiped. If all copies
+    /// are equal.
+    Damage(NodeIndex),
+}
+
+impl Action {
+    // Whom it concerns, if it is one node that may not exist.
+    fn node(&self) -> Option<NodeIndex> {
+        match self {
+            Self::Start(node) | Self::Resume(node) => Some(*node),
+            Self::Cut(a, b) => Some(*a.max(b)),
+            _ => None,
+        }
+    }
 }
 
 pub(super) fn act(lab: &mut Lab, action: &Action) {
     if lab.verbose {
         println!("{:?} -------- {action:?}", lab.now());
     }
+    if action.node().is_some_and(|node| node >= lab.len()) {
+        // One that would have joined meanwhile, and did not.
+        return;
+    }
     match action {
         Action::Kill(node) => lab.kill(*node, false),
-        Action::PowerCut(node) => lab.kill(*node, true),
-        Action::Start(node) => lab.start(*node),
+        Action::KillOwner(p) => {
+            if let Some(owner) = lab.servers(*p).first() {
+                lab.kill(*owner, false);
+            }
+        }
+        Action::PowerCut(node) => {
+            if may_lose_power(lab, *node) {
+                lab.kill(*node, true);
+            }
+        }
+        Action::Start(node) => {
+            lab.disk(*node).mend();
+            lab.slow_disk(*node, None);
+            lab.start(*node);
+        }
         Action::Pause(node) => lab.pause(*node),
+        Action::PauseOwner(p, during) => {
+            if let Some(owner) = lab.servers(*p).first().copied() {
+                lab.pause(owner);
+                lab.schedule(*during, Action::Resume(owner));
+            }
+        }
         Action::Resume(node) => lab.resume(*node),
         Action::Split(side) => lab.split(side),
         Action::Cut(a, b) => lab.cut(*a, *b),
@@ -50,106 +108,304 @@ pub(super) fn act(lab: &mut Lab, action: &Action) {
         Action::Join => {
             lab.add();
         }
+        Action::Leave(node) => lab.leave(*node),
         Action::Clock(node, error) => lab.set_wall_error(*node, *error),
+        Action::Fill(node, batches) => lab.disk(*node).fill_after(*batches),
+        Action::FailReads(node, reads) => lab.disk(*node).fail_reads_after(*reads),
+        Action::SlowDisk(node, takes) => lab.slow_disk(*node, Some(*takes)),
+        Action::Wipe(node) => {
+            if is_sound(lab) {
+                lab.wipe(*node);
+            }
+        }
+        Action::Damage(node) => {
+            if is_sound(lab) && lab.is_alive(*node) {
+                lab.kill(*node, false);
+                lab.disk(*node).damage();
+                lab.start(*node);
+                lab.wipe(*node);
+            }
+        }
     }
 }
 
-/// Which faults a run may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Faults {
-    /// How many nodes may be dead at a time.
-    pub dead: usize,
-    /// Whether machines stop, so that what was not synced is lost.
-    pub power: bool,
-    /// Whether the network is cut.
-    pub cuts: bool,
-    /// For how long.
-    pub seconds: u64,
+// All members of every partition run, and have the same.
+fn is_sound(lab: &Lab) -> bool {
+    let running = (0..lab.len()).all(|node| {
+        lab.is_gone(node)
+            || (lab.is_alive(node) && !lab.is_paused(node) && !lab.disk(node).is_faulty())
+    });
+    running && (0..lab.setup.settings.partitions).all(|p| placement::is_complete(lab, p))
 }
 
-/// Draws faults and puts them into the lab's future; returns when they are over. Everybody is
-/// alive and connected then.
-pub fn draw(lab: &mut Lab, faults: Faults) -> Duration {
-    let end = Duration::from_secs(faults.seconds);
-    let mut at = Duration::from_millis(500);
-    let mut dead: Vec<(Duration, NodeIndex)> = Vec::new();
-    let mut nodes = lab.len();
-    while at < end {
-        dead.retain(|(until, _)| *until > at);
-        let first = nodes.min(lab.setup.nodes);
-        let node = lab.rng().random_range(0..first);
-        let is_dead = dead.iter().any(|(_, other)| *other == node);
-        match lab.rng().random_range(0..12) {
-            0..5 if dead.len() < faults.dead && !is_dead => {
-                let power = faults.power && lab.rng().random_bool(0.3);
+fn may_lose_power(lab: &Lab, node: NodeIndex) -> bool {
+    if lab.setup.sync == SyncMode::Always {
+        return true;
+    }
+    if !lab.setup.is_strict() {
+        return is_sound(lab);
+    }
+    let distrusted = |other: &NodeIndex| {
+        let learns = lab.shard(*other).is_some_and(|shard| {
+            (0..lab.setup.settings.partitions)
+                .any(|p| shard.chain_of(p).is_some_and(|chain| chain.learner))
+        });
+        *other != node && !lab.is_gone(*other) && (learns || !lab.disk(*other).is_trusted())
+    };
+    !(0..lab.len()).any(|other| distrusted(&other))
+}
+
+/// What a seed leads to.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// With what the lab is built.
+    pub setup: Setup,
+    /// What is done to it, and when.
+    pub steps: Vec<(Duration, Action)>,
+    /// When everybody is alive and connected again.
+    pub rest: Duration,
+}
+
+/// Kinds of faults of a run.
+#[derive(Clone, Copy, Debug)]
+struct Kinds {
+    dead: usize,
+    power: bool,
+    cuts: bool,
+    disks: bool,
+    members: bool,
+    clocks: bool,
+}
+
+/// Faults begin then: the cluster has come together.
+const BEGINS: Duration = Duration::from_millis(500);
+
+impl Plan {
+    /// Draws it.
+    pub fn draw(seed: u64, consistency: Consistency) -> Self {
+        // Not the lab's own numbers.
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x706c_616e);
+        let mut setup = Setup::new(seed, consistency);
+        setup.nodes = rng.random_range(3..=7);
+        setup.settings.partitions = [2, 4, 8][rng.random_range(0..3)];
+        setup.repair_delay = millis(&mut rng, 1_000..10_000);
+        if rng.random_bool(0.5) {
+            setup.sync = SyncMode::Always;
+        }
+        let kinds = Kinds {
+            dead: rng.random_range(1..=2),
+            power: rng.random_bool(0.5),
+            cuts: rng.random_bool(0.7),
+            disks: rng.random_bool(0.4),
+            members: rng.random_bool(0.5),
+            clocks: rng.random_bool(0.5),
+        };
+        if !kinds.clocks && rng.random_bool(0.5) {
+            // The clocks agree; otherwise so short a time would promise nothing.
+            setup.tombstone_grace = millis(&mut rng, 1_000..6_000);
+        }
+        let end = millis(&mut rng, 3_000..12_000);
+        let steps = Drawing::new(&setup, kinds, rng, end).draw();
+        Self {
+            setup,
+            steps,
+            rest: end + Duration::from_millis(100),
+        }
+    }
+
+    /// Puts it into a lab's future.
+    pub fn schedule(&self, lab: &mut Lab) {
+        for (at, action) in &self.steps {
+            lab.schedule(*at, action.clone());
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Setup {
+            seed,
+            nodes,
+            settings,
+            sync,
+            repair_delay,
+            tombstone_grace,
+            omit,
+        } = &self.setup;
+        writeln!(f, "seed        {seed}")?;
+        writeln!(f, "nodes       {nodes}")?;
+        writeln!(
+            f,
+            "cluster     {:?}, {} partitions, {} copies, data synced: {sync:?}, copies made again after {repair_delay:?}, \
+             deletions forgotten after {tombstone_grace:?}",
+            settings.consistency, settings.partitions, settings.copies
+        )?;
+        if let Some(omit) = omit {
+            writeln!(f, "left out    {omit:?}")?;
+        }
+        writeln!(
+            f,
+            "faults      {:?}, {} in all",
+            self.rest,
+            self.steps.len()
+        )?;
+        for (at, action) in &self.steps {
+            writeln!(f, "{:>10.3} s  {action:?}", at.as_secs_f64())?;
+        }
+        Ok(())
+    }
+}
+
+struct Drawing {
+    rng: ChaCha8Rng,
+    kinds: Kinds,
+    at: Duration,
+    end: Duration,
+    steps: Vec<(Duration, Action)>,
+    partitions: u16,
+    /// Nodes that may be there by then, and those that left.
+    nodes: usize,
+    first: usize,
+    left: Vec<NodeIndex>,
+    down: Vec<(Duration, NodeIndex)>,
+}
+
+impl Drawing {
+    fn new(setup: &Setup, kinds: Kinds, rng: ChaCha8Rng, end: Duration) -> Self {
+        Self {
+            rng,
+            kinds,
+            at: BEGINS,
+            end,
+            steps: Vec::new(),
+            partitions: setup.settings.partitions,
+            nodes: setup.nodes,
+            first: setup.nodes,
+            left: Vec::new(),
+            down: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, at: Duration, action: Action) {
+        self.steps.push((at, action));
+    }
+
+    // So much later, but not after the end.
+    fn later(&mut self, range: std::ops::Range<u64>) -> Duration {
+        (self.at + millis(&mut self.rng, range)).min(self.end)
+    }
+
+    fn draw(mut self) -> Vec<(Duration, Action)> {
+        while self.at < self.end {
+            let at = self.at;
+            self.down.retain(|(until, _)| *until > at);
+            self.one();
+            self.at += millis(&mut self.rng, 30..1200);
+        }
+        let end = self.end;
+        for node in 0..self.nodes + 4 {
+            self.add(end, Action::Resume(node));
+            self.add(end, Action::Start(node));
+        }
+        self.add(end + Duration::from_millis(10), Action::Heal);
+        self.steps.sort_by_key(|(at, _)| *at);
+        self.steps
+    }
+
+    fn one(&mut self) {
+        let at = self.at;
+        let node = self.rng.random_range(0..self.first);
+        let p = self.rng.random_range(0..self.partitions);
+        let is_down = self.down.iter().any(|(_, other)| *other == node);
+        let may_die = self.down.len() < self.kinds.dead && !is_down && !self.left.contains(&node);
+        match self.rng.random_range(0..20) {
+            0..4 if may_die => {
+                let power = self.kinds.power && self.rng.random_bool(0.4);
                 let action = if power {
                     Action::PowerCut(node)
                 } else {
                     Action::Kill(node)
                 };
-                lab.schedule(at, action);
-                let back = at + millis(lab, 50..6000);
-                lab.schedule(back, Action::Start(node));
-                dead.push((back, node));
+                self.dies(action, node);
             }
-            5 | 6 if !is_dead => {
-                lab.schedule(at, Action::Pause(node));
-                let back = at + millis(lab, 20..2500);
-                lab.schedule(back, Action::Resume(node));
+            4 if may_die => {
+                // Nobody knows yet who that is: as many may be down as if it were another one.
+                self.add(at, Action::KillOwner(p));
+                let back = self.later(50..4000);
+                for node in 0..self.nodes {
+                    self.add(back, Action::Start(node));
+                }
+                self.down.push((back, usize::MAX));
             }
-            7 if !is_dead => lab.schedule(at, Action::Accuse(node)),
-            8 if faults.cuts => {
-                let other = (node + 1 + lab.rng().random_range(0..nodes - 1)) % nodes;
-                let action = if lab.rng().random_bool(0.5) {
-                    Action::Split(vec![node, other])
-                } else {
-                    Action::Cut(node, other)
+            5 | 6 if !is_down => {
+                self.add(at, Action::Pause(node));
+                let back = self.later(20..2500);
+                self.add(back, Action::Resume(node));
+            }
+            7 => {
+                let during = millis(&mut self.rng, 20..2500);
+                self.add(at, Action::PauseOwner(p, during));
+            }
+            8 if !is_down => self.add(at, Action::Accuse(node)),
+            9..12 if self.kinds.cuts => {
+                let other = (node + 1 + self.rng.random_range(0..self.nodes - 1)) % self.nodes;
+                let action = match self.rng.random_range(0..4) {
+                    0 => Action::Split(vec![node]),
+                    1 => Action::Split(vec![node, other]),
+                    _ => Action::Cut(node, other),
                 };
-                lab.schedule(at, action);
-                let back = at + millis(lab, 200..6000);
-                lab.schedule(back, Action::Heal);
+                self.add(at, action);
+                let back = self.later(100..5000);
+                self.add(back, Action::Heal);
             }
-            9 if nodes < lab.setup.nodes + 2 => {
-                lab.schedule(at, Action::Join);
-                nodes += 1;
+            12 if self.kinds.members && self.nodes < self.first + 2 => {
+                self.add(at, Action::Join);
+                self.nodes += 1;
             }
-            10 => {
-                let error = lab.rng().random_range(-3000..3000);
-                lab.schedule(at, Action::Clock(node, error));
+            13 if self.kinds.members && may_die && self.first - self.left.len() > 3 => {
+                self.add(at, Action::Leave(node));
+                self.left.push(node);
+            }
+            14 | 15 if self.kinds.clocks => {
+                let most = [3_000, 30_000][self.rng.random_range(0..2)];
+                let error = self.rng.random_range(-most..most);
+                self.add(at, Action::Clock(node, error));
+            }
+            16 if self.kinds.disks && may_die => {
+                let rest = self.rng.random_range(0..50);
+                let action = if self.rng.random_bool(0.5) {
+                    Action::Fill(node, rest)
+                } else {
+                    Action::FailReads(node, rest)
+                };
+                self.dies(action, node);
+            }
+            17 if self.kinds.disks => {
+                let takes = millis(&mut self.rng, 20..1500);
+                self.add(at, Action::SlowDisk(node, takes));
+            }
+            18 if self.kinds.disks && may_die && self.first - self.left.len() > 3 => {
+                let action = if self.rng.random_bool(0.5) {
+                    Action::Wipe(node)
+                } else {
+                    Action::Damage(node)
+                };
+                self.add(at, action);
+                self.left.push(node);
+                self.nodes += 1;
             }
             _ => {}
         }
-        at += millis(lab, 50..2500);
     }
-    let rest = end + Duration::from_secs(7);
-    for node in 0..nodes {
-        lab.schedule(rest, Action::Resume(node));
-        lab.schedule(rest, Action::Start(node));
+
+    fn dies(&mut self, action: Action, node: NodeIndex) {
+        self.add(self.at, action);
+        let back = self.later(50..5000);
+        self.add(back, Action::Start(node));
+        self.down.push((back, node));
     }
-    lab.schedule(rest + Duration::from_millis(10), Action::Heal);
-    rest
 }
 
-fn millis(lab: &mut Lab, range: std::ops::Range<u64>) -> Duration {
-    Duration::from_millis(lab.rng().random_range(range))
-}
-
-/// A whole run: nodes come together, clients begin, faults happen, end, and all comes to rest.
-/// Returns what was wrong.
-pub fn run(setup: Setup, faults: Faults) -> (Lab, Vec<String>) {
-    run_verbosely(setup, faults, false)
-}
-
-/// The same, and prints everything that happens.
-pub fn run_verbosely(setup: Setup, faults: Faults, verbose: bool) -> (Lab, Vec<String>) {
-    let mut lab = Lab::new(setup);
-    lab.verbose = verbose;
-    lab.run(Duration::from_millis(300));
-    client::begin(&mut lab, 6, 12);
-    let rest = draw(&mut lab, faults);
-    lab.run(rest + Duration::from_secs(2));
-    client::stop(&mut lab);
-    verdict::at_rest(&mut lab, Duration::from_secs(60));
-    let objections = lab.verdict().objections.clone();
-    (lab, objections)
+fn millis(rng: &mut ChaCha8Rng, range: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(rng.random_range(range))
 }

@@ -1,0 +1,59 @@
+//! What was acknowledged is there, unless something later is.
+//!
+//! Later is what has the larger clock reading: it grows with every write along a chain, whoever the
+//! owner is, and decides between branches; an entry that is joined keeps it.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use kith_proto::kv::version::Hlc;
+
+use super::by_key;
+use crate::lab::{
+    Lab,
+    client::{Asked, Operation},
+};
+
+/// What was acknowledged last of a key, and when by the clock that decides.
+pub(super) fn newest<'a>(operations: &[&'a Operation]) -> Option<(Hlc, &'a Operation)> {
+    operations
+        .iter()
+        .filter_map(|operation| Some((operation.written()?.hlc, *operation)))
+        .max_by_key(|(hlc, _)| *hlc)
+}
+
+/// Looks at every key.
+pub(super) fn at_rest(lab: &Lab) -> Vec<String> {
+    let mut found = Vec::new();
+    for (key, operations) in by_key(&lab.clients.history) {
+        let there = lab.present(key);
+        let counted = operations.iter().any(|o| o.asked == Asked::Add);
+        let written: BTreeSet<&Bytes> = operations.iter().filter_map(|o| o.value()).collect();
+        if let Some(value) = there.as_ref().and_then(|entry| entry.value.as_ref())
+            && !counted
+            && !written.contains(value)
+        {
+            found.push(format!("{key:?}: nobody wrote {there:?}"));
+        }
+        let Some((hlc, write)) = newest(&operations) else {
+            continue;
+        };
+        if write.asked == Asked::Delete {
+            continue;
+        }
+        let what = format!("{key:?}: {:?} was acknowledged at {hlc:?}", write.asked);
+        match &there {
+            None => found.push(format!("{what}, and nothing is there")),
+            Some(entry) if entry.version.hlc < hlc => {
+                found.push(format!("{what}, and what is there is older: {entry:?}"));
+            }
+            Some(entry) if entry.version.hlc == hlc && !counted => {
+                if entry.value.as_ref() != write.value() {
+                    found.push(format!("{what}, and another value is there: {entry:?}"));
+                }
+            }
+            Some(_) => {}
+        }
+    }
+    found
+}

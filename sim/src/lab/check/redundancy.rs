@@ -1,0 +1,107 @@
+//! Copies: an acknowledged write is on as many disks as were needed, and nobody drops one while it is
+//! on fewer than two others.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use kith_proto::{id::PartitionId, kv::version::Version, replica::chain::ConfigId};
+
+use crate::lab::{Lab, NodeIndex, client::Operation};
+
+/// Copies that must stay, whatever is dropped.
+const LEAST: usize = 2;
+
+/// Of each partition and key the newest version that was acknowledged, and on how many disks it was.
+#[derive(Debug, Default)]
+pub(super) struct Redundancy(BTreeMap<PartitionId, BTreeMap<Bytes, (Version, usize)>>);
+
+/// A client was told something.
+pub(super) fn acknowledged(lab: &mut Lab, operation: &Operation) {
+    let Some(version) = operation.written() else {
+        return;
+    };
+    let p = lab.place_of(&operation.key).partition;
+    let copies = copies(lab, &operation.key, version);
+    let id = ConfigId {
+        epoch: version.epoch,
+        branch: version.branch,
+    };
+    let needed = lab.checks.ownership.majority(p, id);
+    if let Some(needed) = needed
+        && copies < needed
+        && !a_disk_was_lost(lab)
+    {
+        let key = &operation.key;
+        lab.object(
+            "redundancy",
+            format!("{key:?} was acknowledged as {version}, and {copies} disks have it: {needed} are needed"),
+        );
+    }
+    let keys = lab.checks.redundancy.0.entry(p).or_default();
+    let known = keys.get(&operation.key);
+    if known.is_none_or(|(newest, _)| *newest < version) {
+        keys.insert(operation.key.clone(), (version, copies));
+    }
+}
+
+/// A node has done something: perhaps it dropped a copy.
+pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
+    let dropped = lab.nodes[index].disk.take_dropped();
+    if dropped.is_empty() {
+        return;
+    }
+    let lost = a_disk_was_lost(lab);
+    for (place, version) in dropped {
+        let keys = lab.checks.redundancy.0.get(&place.partition);
+        let Some((newest, had)) = keys.and_then(|keys| keys.get(&place.key)).copied() else {
+            continue;
+        };
+        // What is dropped was superseded.
+        if version < newest {
+            continue;
+        }
+        let least = if lost {
+            1
+        } else {
+            least(lab, index, place.partition)
+        };
+        let copies = copies(lab, &place.key, newest);
+        if copies < had.min(least) {
+            lab.object(
+                "redundancy",
+                format!("n{index} dropped {:?} of partition {}, acknowledged as {newest}: {copies} disks have that, and {least} should", place.key, place.partition),
+            );
+        }
+    }
+}
+
+// Who is made a copy of again drops what it had first, as long as a majority has it. Who keeps
+// something that it is no member for any more, drops it when all members have it.
+fn least(lab: &Lab, index: NodeIndex, p: PartitionId) -> usize {
+    let Some(shard) = lab.shard(index) else {
+        return LEAST;
+    };
+    let shown = shard.show().into_iter().find(|shown| shown.partition == p);
+    match shown {
+        Some(shown) if shown.state != "filling" => shown.members.len(),
+        _ => LEAST,
+    }
+}
+
+fn copies(lab: &Lab, key: &Bytes, version: Version) -> usize {
+    let place = lab.place_of(key);
+    let has = |node: &NodeIndex| {
+        !lab.is_gone(*node)
+            && lab.nodes[*node]
+                .disk
+                .entry(&place)
+                .is_some_and(|entry| entry.version >= version)
+    };
+    (0..lab.len()).filter(has).count()
+}
+
+fn a_disk_was_lost(lab: &Lab) -> bool {
+    lab.nodes
+        .iter()
+        .any(|node| node.gone || node.disk.has_forgotten())
+}

@@ -1,0 +1,162 @@
+//! Streams between processes: in order, and they may break; who is cut from whom.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use kith_proto::{
+    id::NodeId,
+    input::StreamId,
+    replica::{
+        host::Input,
+        message::{self, Message},
+    },
+    time::Time,
+};
+use rand::RngExt;
+
+use super::{Happening, Lab, NodeIndex};
+
+/// More messages within a second are a livelock: a run sends a tenth of that.
+const MOST_MESSAGES: u64 = 200_000;
+
+/// The network.
+#[derive(Debug, Default)]
+pub(super) struct Network {
+    /// No streams between these.
+    cuts: BTreeSet<(NodeIndex, NodeIndex)>,
+    /// Numbers of streams: what is under way on an earlier one is lost.
+    streams: BTreeMap<(NodeIndex, NodeIndex), u64>,
+    last_arrival: BTreeMap<(NodeIndex, NodeIndex), Time>,
+    numbers: u64,
+    /// Messages sent within a second, and which.
+    traffic: (u64, u64),
+}
+
+impl Network {
+    pub(super) fn reaches(&self, a: NodeIndex, b: NodeIndex) -> bool {
+        !self.cuts.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// The stream from one to the other, as a core knows it.
+    pub(super) fn stream(&self, from: NodeIndex, to: NodeIndex) -> Option<StreamId> {
+        self.streams.get(&(from, to)).copied().map(StreamId)
+    }
+}
+
+impl Lab {
+    /// Cuts two nodes from each other; nobody is declared failed for it.
+    pub fn cut(&mut self, a: NodeIndex, b: NodeIndex) {
+        self.network.cuts.insert((a.min(b), a.max(b)));
+        self.disconnect(a, b);
+    }
+
+    /// Cuts one group from all others, and lets each think that the other has failed.
+    pub fn split(&mut self, side: &[NodeIndex]) {
+        for a in 0..self.len() {
+            for b in 0..self.len() {
+                if side.contains(&a) && !side.contains(&b) {
+                    self.cut(a, b);
+                    self.lose_sight(a, b);
+                }
+            }
+        }
+    }
+
+    /// Everything is whole again.
+    pub fn heal(&mut self) {
+        self.network.cuts.clear();
+        for a in 0..self.len() {
+            for b in 0..self.len() {
+                if a != b && self.is_alive(a) && self.is_alive(b) {
+                    if self.network.stream(a, b).is_none() {
+                        self.connect(a, b);
+                    }
+                    self.see_again(a, b);
+                }
+            }
+        }
+    }
+
+    pub(super) fn connect(&mut self, a: NodeIndex, b: NodeIndex) {
+        self.network.numbers += 1;
+        let number = self.network.numbers;
+        for pair in [(a, b), (b, a)] {
+            self.network.streams.insert(pair, number);
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, a: NodeIndex, b: NodeIndex) {
+        let mut cut = false;
+        for pair in [(a, b), (b, a)] {
+            cut |= self.network.streams.remove(&pair).is_some();
+        }
+        if cut {
+            for node in [a, b] {
+                if self.is_alive(node) {
+                    self.show_view(node);
+                }
+            }
+        }
+    }
+
+    pub(super) fn send(&mut self, from: NodeIndex, to: NodeId, message: Message) {
+        let Some(to) = self.index_of(to) else {
+            return;
+        };
+        let Some(StreamId(stream)) = self.network.stream(from, to) else {
+            return;
+        };
+        self.count_message(&message);
+        // What arrives is what can be read from bytes.
+        let frame = message::encode(&message);
+        self.mix(xxhash_rust::xxh3::xxh3_64(&frame));
+        let message = match message::decode(&frame) {
+            Ok(message) => message,
+            Err(error) => {
+                return self.object("messages", format!("a message cannot be read: {error}"));
+            }
+        };
+        let delay = Duration::from_micros(self.rng.random_range(50..2000));
+        let arrival = self.network.last_arrival.entry((from, to)).or_default();
+        let at = (self.now + delay).max(*arrival);
+        *arrival = at;
+        let message = Box::new(message);
+        self.agenda.push(
+            at,
+            Happening::Deliver {
+                from,
+                to,
+                stream,
+                message,
+            },
+        );
+    }
+
+    fn count_message(&mut self, message: &Message) {
+        let second = self.now.since_origin().as_secs();
+        if self.network.traffic.0 != second {
+            self.network.traffic = (second, 0);
+        }
+        self.network.traffic.1 += 1;
+        if self.network.traffic.1 == MOST_MESSAGES {
+            let text =
+                format!("{MOST_MESSAGES} messages within second {second}, the last a {message:?}");
+            self.object("messages", text);
+        }
+    }
+
+    pub(super) fn deliver(
+        &mut self,
+        from: NodeIndex,
+        to: NodeIndex,
+        stream: u64,
+        message: Message,
+    ) {
+        if self.network.stream(from, to) == Some(StreamId(stream)) {
+            let from = self.id(from);
+            self.feed(to, Input::Message { from, message });
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Membership as an oracle tells it: early, late or wrongly, each node for itself.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
+
+use kith_proto::{
+    input::StreamId,
+    placement::{Assignment, Peer as Placed, Placer},
+    replica::host::{Input, Peer, Standing, View},
+};
+use rand::RngExt;
+
+use super::{Happening, Lab, NodeIndex};
+
+/// What a node has come to know of another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// It stands so.
+    Is(Standing),
+    /// It failed, and its copies are to be made elsewhere.
+    GivenUp,
+}
+
+impl Sight {
+    fn shown(self) -> Standing {
+        match self {
+            Self::Is(standing) => standing,
+            Self::GivenUp => Standing::Failed,
+        }
+    }
+}
+
+/// How a node sees the others.
+#[derive(Debug, Default)]
+pub(super) struct Sights(BTreeMap<NodeIndex, Sight>);
+
+impl Sights {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl Lab {
+    /// Others come to think that a node has failed, though it lives.
+    pub fn accuse(&mut self, index: NodeIndex) {
+        for other in 0..self.len() {
+            if other != index && self.is_alive(other) {
+                self.notice(other, index, Sight::Is(Standing::Failed), 20..300);
+                self.notice(other, index, Sight::Is(Standing::Living), 1000..3000);
+            }
+        }
+    }
+
+    /// One node comes to see another so, right now.
+    pub fn believe(&mut self, observer: NodeIndex, subject: NodeIndex, standing: Standing) {
+        let sight = Sight::Is(standing);
+        self.nodes[observer].sights.0.insert(subject, sight);
+        self.show_view(observer);
+    }
+
+    /// A node wants to go for good; its process ends once it holds nothing any more.
+    pub fn leave(&mut self, index: NodeIndex) {
+        if !self.is_alive(index) || self.nodes[index].leaving {
+            return;
+        }
+        self.nodes[index].leaving = true;
+        for other in 0..self.len() {
+            if self.is_alive(other) {
+                self.notice(other, index, Sight::Is(Standing::Leaving), 1..30);
+            }
+        }
+        self.look_whether_gone(index);
+    }
+
+    fn look_whether_gone(&mut self, index: NodeIndex) {
+        let life = self.nodes[index].life;
+        let at = self.now + Duration::from_millis(100);
+        self.agenda.push(at, Happening::Goes(index, life));
+    }
+
+    // Whoever leaves has gone once others have what it held.
+    pub(super) fn goes(&mut self, index: NodeIndex, life: u32) {
+        let node = &self.nodes[index];
+        let Some(shard) = node.shard.as_deref().filter(|_| node.life == life) else {
+            return;
+        };
+        let holds = shard.holds().1 > 0;
+        if node.paused || holds {
+            return self.look_whether_gone(index);
+        }
+        self.end(index);
+        self.nodes[index].gone = true;
+        for other in 0..self.len() {
+            if self.is_alive(other) {
+                self.notice(other, index, Sight::Is(Standing::Gone), 1..50);
+            }
+        }
+    }
+
+    /// The process of a node has ended, and others notice.
+    pub(super) fn missed(&mut self, index: NodeIndex) {
+        for other in 0..self.len() {
+            if other != index && self.is_alive(other) {
+                self.notice(other, index, Sight::Is(Standing::Failed), 20..300);
+            }
+        }
+    }
+
+    /// A process has started, and others notice; and it them.
+    pub(super) fn introduce(&mut self, index: NodeIndex) {
+        for other in 0..self.len() {
+            if other != index && self.is_alive(other) && self.network.reaches(index, other) {
+                self.connect(index, other);
+                self.notice(index, other, Sight::Is(Standing::Living), 1..40);
+                self.notice(other, index, Sight::Is(Standing::Living), 1..40);
+            }
+        }
+        self.notice(index, index, Sight::Is(Standing::Living), 1..2);
+    }
+
+    /// Two lose sight of each other.
+    pub(super) fn lose_sight(&mut self, a: NodeIndex, b: NodeIndex) {
+        if self.is_alive(a) && self.is_alive(b) {
+            self.notice(a, b, Sight::Is(Standing::Failed), 200..2500);
+            self.notice(b, a, Sight::Is(Standing::Failed), 200..2500);
+        }
+    }
+
+    pub(super) fn see_again(&mut self, observer: NodeIndex, subject: NodeIndex) {
+        self.notice(observer, subject, Sight::Is(Standing::Living), 10..400);
+    }
+
+    fn notice(
+        &mut self,
+        observer: NodeIndex,
+        subject: NodeIndex,
+        sight: Sight,
+        millis: Range<u64>,
+    ) {
+        let after = Duration::from_millis(self.rng.random_range(millis));
+        self.notice_after(observer, subject, sight, after);
+    }
+
+    fn notice_after(
+        &mut self,
+        observer: NodeIndex,
+        subject: NodeIndex,
+        sight: Sight,
+        after: Duration,
+    ) {
+        let life = self.nodes[observer].life;
+        let see = Happening::See {
+            observer,
+            life,
+            subject,
+            sight,
+        };
+        self.agenda.push(self.now + after, see);
+    }
+
+    pub(super) fn see(&mut self, observer: NodeIndex, life: u32, subject: NodeIndex, sight: Sight) {
+        if self.nodes[observer].life != life {
+            return;
+        }
+        let known = self.nodes[observer].sights.0.get(&subject).copied();
+        let lives = self.is_alive(subject) && self.network.reaches(observer, subject);
+        let is_true = match sight {
+            // Who has gone in the meantime does not live.
+            Sight::Is(Standing::Living) => lives,
+            Sight::Is(Standing::Failed) => known != Some(Sight::Is(Standing::Gone)),
+            Sight::GivenUp => known == Some(Sight::Is(Standing::Failed)),
+            Sight::Is(_) => true,
+        };
+        if !is_true {
+            return;
+        }
+        if sight == Sight::Is(Standing::Failed) {
+            let repair_delay = self.setup.repair_delay;
+            self.notice_after(observer, subject, Sight::GivenUp, repair_delay);
+            if lives {
+                // It was declared failed wrongly; that is noticed too.
+                self.notice(observer, subject, Sight::Is(Standing::Living), 500..3000);
+            }
+        }
+        let sight = match sight {
+            Sight::Is(Standing::Living) if self.nodes[subject].leaving => {
+                Sight::Is(Standing::Leaving)
+            }
+            other => other,
+        };
+        self.nodes[observer].sights.0.insert(subject, sight);
+        self.show_view(observer);
+    }
+
+    pub(super) fn show_view(&mut self, observer: NodeIndex) {
+        let target = self.target(observer);
+        let node = &self.nodes[observer];
+        let mut peers = BTreeMap::new();
+        for (subject, sight) in &node.sights.0 {
+            let stream = if *subject == observer {
+                Some(StreamId(0))
+            } else {
+                self.network.stream(observer, *subject)
+            };
+            let peer = Peer {
+                name: format!("n{subject}"),
+                standing: sight.shown(),
+                stream,
+            };
+            peers.insert(self.nodes[*subject].id, peer);
+        }
+        let view = View {
+            peers,
+            target,
+            settings: self.setup.settings,
+            founder: node.founder && node.life == 1,
+            leaving: node.leaving,
+        };
+        self.feed(observer, Input::View(Arc::new(view)));
+    }
+
+    /// Where placement wants partitions, as a node sees the others. Those that failed count until
+    /// they are given up.
+    pub fn target(&mut self, observer: NodeIndex) -> Arc<Assignment> {
+        let wanted =
+            |sight: &Sight| matches!(sight, Sight::Is(Standing::Living | Standing::Failed));
+        let sights = self.nodes[observer].sights.0.iter();
+        let placed: BTreeSet<NodeIndex> = sights
+            .filter(|(_, sight)| wanted(sight))
+            .map(|(subject, _)| *subject)
+            .collect();
+        self.placed_on(&placed)
+    }
+
+    /// Where placement wants partitions, if just these nodes take part.
+    pub(super) fn placed_on(&mut self, nodes: &BTreeSet<NodeIndex>) -> Arc<Assignment> {
+        let peers: Vec<Placed> = nodes
+            .iter()
+            .map(|node| Placed {
+                id: self.nodes[*node].id,
+                weight: 100,
+                zone: String::new(),
+            })
+            .collect();
+        let settings = self.setup.settings;
+        let placer: &mut Placer = &mut self.placer;
+        placer.assign(peers, settings.partitions, settings.copies)
+    }
+}

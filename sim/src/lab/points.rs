@@ -1,0 +1,228 @@
+//! Crashes at every point of a script: it runs once and every step is counted, and then once more for
+//! each step and node, whose process (or machine) ends right there. Then everybody comes back, and
+//! everything is checked.
+//!
+//! | script | what goes on meanwhile |
+//! |---|---|
+//! | take-over | the owner has been killed |
+//! | hand-over | a node is back that placement wants as the owner |
+//! | copy | a member is gone for good, and another node becomes one |
+//! | leave | the owner leaves |
+//! | join | two branches meet after a split (available clusters only) |
+//!
+//! A write begins every 100 ms, through another node each time.
+
+use std::time::Duration;
+
+use kith_proto::{config::Consistency, replica::host::SyncMode};
+use serde::Serialize;
+
+use super::{
+    Crash, Lab, NodeIndex, Setup,
+    check::{self, placement},
+    client::{self, Asked, Only},
+};
+
+/// What goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Script {
+    /// The owner was killed.
+    TakeOver,
+    /// A node is back that placement wants as the owner.
+    HandOver,
+    /// A member is gone for good.
+    Copy,
+    /// The owner leaves.
+    Leave,
+    /// Two branches meet.
+    Join,
+}
+
+impl Script {
+    /// All that there are in a mode.
+    pub fn of(consistency: Consistency) -> &'static [Self] {
+        const ALL: [Script; 5] = [
+            Script::TakeOver,
+            Script::HandOver,
+            Script::Copy,
+            Script::Leave,
+            Script::Join,
+        ];
+        match consistency {
+            Consistency::Available => &ALL,
+            Consistency::Strict => &ALL[..4],
+        }
+    }
+}
+
+/// The one partition.
+const P: u16 = 0;
+const KEYS: usize = 6;
+/// Between two writes.
+const PACE: Duration = Duration::from_millis(100);
+/// A crashed node is down for so long.
+const DOWN: Duration = Duration::from_millis(1500);
+/// The longest script.
+const LIMIT: Duration = Duration::from_secs(8);
+
+/// What a script did without a crash.
+#[derive(Clone, Copy, Debug)]
+pub struct Reference {
+    /// Steps.
+    pub points: u64,
+    /// How long it took.
+    pub took: Duration,
+    /// Nodes that may crash.
+    pub nodes: NodeIndex,
+}
+
+fn lab(script: Script, consistency: Consistency) -> Lab {
+    let mut setup = Setup::new(script as u64 + 1, consistency);
+    setup.settings.partitions = 1;
+    setup.nodes = match script {
+        Script::TakeOver | Script::HandOver => 3,
+        Script::Copy | Script::Leave | Script::Join => 4,
+    };
+    setup.repair_delay = Duration::from_secs(1);
+    if setup.is_strict() {
+        setup.sync = SyncMode::Always;
+    }
+    let mut lab = Lab::new(setup);
+    let limit = Duration::from_secs(20);
+    lab.run_until(limit, Duration::from_millis(20), |lab| {
+        placement::missing(lab).is_none()
+    });
+    for _ in 0..KEYS {
+        write(&mut lab);
+    }
+    lab.run(Duration::from_millis(150));
+    lab
+}
+
+// A write of the next key, through the next node that lives.
+fn write(lab: &mut Lab) {
+    let number = lab.clients.history.len();
+    let living = lab.living();
+    let Some(node) = living.get(number % living.len().max(1)).copied() else {
+        return;
+    };
+    let value = client::value(lab);
+    let key = client::key(number % KEYS);
+    let asked = match number % 5 {
+        4 => Asked::Delete,
+        3 => Asked::Read,
+        _ => Asked::Write(value, Only::Always),
+    };
+    client::ask(lab, None, node, key, asked);
+}
+
+fn owner(lab: &Lab) -> NodeIndex {
+    lab.servers(P).first().copied().unwrap_or(0)
+}
+
+// Brings a lab to the moment from which steps are counted.
+fn begin(lab: &mut Lab, script: Script) {
+    let owner = owner(lab);
+    match script {
+        Script::TakeOver => lab.kill(owner, false),
+        Script::HandOver => {
+            lab.kill(owner, false);
+            go_on(lab, Duration::from_millis(800), |lab| {
+                !lab.servers(P).is_empty()
+            });
+            lab.start(owner);
+        }
+        Script::Copy => {
+            let members = lab.shard(owner).and_then(|shard| shard.chain_of(P));
+            let backup = members.and_then(|chain| chain.config.members.last().copied());
+            let backup = backup.and_then(|id| lab.index_of(id)).unwrap_or(0);
+            lab.kill(backup, false);
+            let delay = lab.setup.repair_delay;
+            go_on(lab, delay, |_| false);
+        }
+        Script::Leave => lab.leave(owner),
+        Script::Join => {
+            lab.split(&[owner]);
+            go_on(lab, Duration::from_millis(3500), |_| false);
+            lab.heal();
+        }
+    }
+}
+
+// Writes go on for so long, or until something holds.
+fn go_on(lab: &mut Lab, limit: Duration, mut holds: impl FnMut(&mut Lab) -> bool) -> bool {
+    let until = lab.now() + limit;
+    while lab.now() < until {
+        write(lab);
+        let rest = until.saturating_since(lab.now()).min(PACE);
+        if lab.run_until(rest, Duration::from_millis(5), &mut holds) {
+            return true;
+        }
+    }
+    false
+}
+
+// Whether the script is over.
+fn is_over(lab: &mut Lab, script: Script) -> bool {
+    match script {
+        Script::TakeOver => !lab.servers(P).is_empty(),
+        _ => placement::missing(lab).is_none(),
+    }
+}
+
+/// Runs a script without a crash, and counts.
+pub fn reference(script: Script, consistency: Consistency) -> Reference {
+    let mut lab = lab(script, consistency);
+    let nodes = lab.len();
+    begin(&mut lab, script);
+    let since = lab.now();
+    lab.count_points(true, None);
+    go_on(&mut lab, LIMIT, |lab| is_over(lab, script));
+    // The last steps, such as what is told to others afterwards.
+    go_on(&mut lab, PACE, |_| false);
+    Reference {
+        points: lab.points(),
+        took: lab.now().saturating_since(since),
+        nodes,
+    }
+}
+
+/// Runs it with a crash. What was wrong.
+pub fn with_crash(
+    script: Script,
+    consistency: Consistency,
+    reference: &Reference,
+    crash: Crash,
+) -> Vec<String> {
+    let mut lab = lab(script, consistency);
+    begin(&mut lab, script);
+    lab.count_points(true, Some(crash));
+    go_on(&mut lab, reference.took, |_| false);
+    lab.count_points(false, None);
+    go_on(&mut lab, DOWN, |_| false);
+    for node in 0..lab.len() {
+        lab.start(node);
+    }
+    lab.heal();
+    lab.run(Duration::from_millis(3100));
+    check::at_rest(&mut lab, Duration::from_secs(60));
+    let objections = lab.objections().iter();
+    objections
+        .map(|objection| format!("{script:?} {consistency:?} {crash:?}: {objection}"))
+        .collect()
+}
+
+/// All crashes of a script: after every step (every `stride`th), of every node, with and without its
+/// machine.
+pub fn crashes(reference: &Reference, stride: u64) -> Vec<Crash> {
+    let mut all = Vec::new();
+    for point in (1..=reference.points).step_by(usize::try_from(stride).unwrap_or(1)) {
+        for node in 0..reference.nodes {
+            for power in [false, true] {
+                all.push(Crash { point, node, power });
+            }
+        }
+    }
+    all
+}
