@@ -52,9 +52,12 @@ impl Known {
     pub(super) fn partitions(&self, changed: Vec<(PartitionId, Vec<NodeId>)>) {
         self.change(|topology| {
             for (partition, members) in changed {
-                if let Some(place) = topology.partitions.get_mut(usize::from(partition)) {
-                    *place = members;
+                let place = usize::from(partition);
+                // A shard that has just begun may be sooner than membership.
+                if topology.partitions.len() <= place {
+                    topology.partitions.resize(place + 1, Vec::new());
                 }
+                topology.partitions[place] = members;
             }
         });
     }
@@ -66,5 +69,22 @@ impl Known {
         if *present != before {
             self.told.send_replace(Arc::new(present.clone()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_shards_tell_before_membership_does_is_not_lost() {
+        let (known, _topology) = Known::new();
+        let members = vec![NodeId(7), NodeId(9)];
+        known.partitions(vec![(3, members.clone())]);
+        known.nodes(Nodes::new(), NodeId(7), 8);
+        let present = known.present();
+        assert_eq!(present.partitions.len(), 8);
+        assert_eq!(present.partitions[3], members);
+        assert_eq!(present.partitions[0], []);
     }
 }
