@@ -18,7 +18,7 @@ use kith::client::{Client, ClientError, kv::Precondition};
 
 use crate::{agent::Agent, wait};
 
-/// Between two writes of a writer: clients, not a flood.
+/// Between two writes of a writer if nothing else is said: clients, not a flood.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// What came of a write.
@@ -52,6 +52,8 @@ pub struct Habits {
     pub ack: Ack,
     /// Put before each number, to tell writers apart that have keys in common. It has no digits.
     pub mark: &'static str,
+    /// Between two writes of a writer.
+    pub pause: Duration,
 }
 
 impl Default for Habits {
@@ -59,6 +61,7 @@ impl Default for Habits {
         Self {
             ack: Ack::Quorum,
             mark: "",
+            pause: PAUSE,
         }
     }
 }
@@ -309,7 +312,7 @@ impl Shared {
             if let Some(client) = client {
                 self.write_one(&client, key);
             }
-            thread::sleep(PAUSE);
+            thread::sleep(self.habits.pause);
         }
     }
 
@@ -321,7 +324,7 @@ impl Shared {
             known.sent
         };
         let begun = Instant::now();
-        let Habits { ack, mark } = self.habits;
+        let Habits { ack, mark, .. } = self.habits;
         let value = format!("{mark}{number}");
         let only = Precondition::None;
         let answer = client.write(key.as_bytes(), value.as_bytes(), None, &only, ack);

@@ -17,6 +17,8 @@
 //! - [`authority`]: certificates as an operator would have them;
 //! - [`cluster`]: several agents that find each other;
 //! - [`checker`]: clients that write all the time, and know what must be there;
+//! - [`sides`]: the same on both sides of a split;
+//! - [`small_disk`]: a file system that is soon full;
 //! - [`proxy`]: a network between agents that can be cut, without privileges;
 //! - [`netns`]: the same with network namespaces, faithful down to the kernel, for root only.
 //!
@@ -35,4 +37,6 @@ pub mod process;
 pub mod proxy;
 pub mod reaper;
 pub mod resp;
+pub mod sides;
+pub mod small_disk;
 pub mod wait;

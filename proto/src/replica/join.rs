@@ -148,7 +148,9 @@ impl Shard {
         false
     }
 
-    /// A closed branch waits to be joined: its first living member tells the keeper.
+    /// A closed branch waits to be joined: its first living member tells the keeper. The others do so
+    /// less often: the first may have followed already, and what would have brought them along may
+    /// have been lost.
     pub(super) fn closed_goes_on(&mut self, p: PartitionId, config: &Configuration) {
         let now = self.now.time;
         let first = config
@@ -156,13 +158,16 @@ impl Shard {
             .iter()
             .copied()
             .find(|member| *member == self.own || !self.is_gone(*member));
-        let at = now + self.config.timing.retry * 2;
-        self.timers.set_by(Timer::Partition(p), at);
-        let due = self.replica(p).backoff.is_none_or(|at| now >= at);
-        if first != Some(self.own) || !due {
-            return;
+        let pause = if first == Some(self.own) {
+            self.config.timing.retry * 2
+        } else {
+            self.config.timing.proposal
+        };
+        if let Some(at) = self.replica(p).backoff.filter(|at| now < *at) {
+            return self.timers.set_by(Timer::Partition(p), at);
         }
-        self.replica(p).backoff = Some(at);
+        self.timers.set_by(Timer::Partition(p), now + pause);
+        self.replica(p).backoff = Some(now + pause);
         if let Some(keeper) = self.routes.owner(p) {
             let after = self.durable();
             let body = Body::Closed(Box::new(config.clone()));

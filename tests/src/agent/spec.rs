@@ -30,6 +30,8 @@ pub struct Spec {
     pub more: Vec<String>,
     /// The network namespace to run in; this process's without.
     pub namespace: Option<String>,
+    /// A command that runs it in another place; it is put before.
+    pub through: Vec<String>,
 }
 
 impl Spec {
@@ -46,6 +48,7 @@ impl Spec {
             config: None,
             more: Vec::new(),
             namespace: None,
+            through: Vec::new(),
         }
     }
 
@@ -59,9 +62,15 @@ impl Spec {
     /// # Errors
     /// If there is no `kith` binary.
     pub fn command(&self) -> Result<Command> {
-        let mut command = match &self.namespace {
-            None => Command::new(binary::kith()?),
-            Some(namespace) => netns::enter(namespace, binary::kith()?),
+        let kith = binary::kith()?;
+        let mut command = match (&self.namespace, self.through.split_first()) {
+            (Some(namespace), _) => netns::enter(namespace, kith),
+            (None, None) => Command::new(kith),
+            (None, Some((program, arguments))) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(kith);
+                command
+            }
         };
         binary::clean_environment(&mut command);
         command.args(["agent", "--log-format", "json", "--name", &self.name]);
