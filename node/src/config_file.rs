@@ -22,7 +22,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kith_proto::{config::Config, replica::host::SyncMode, wire::keyring::Key};
+use kith_proto::{config::Config, kv::request::Ack, replica::host::SyncMode, wire::keyring::Key};
 
 use crate::{
     api::{resp::RespMoved, token::Token},
@@ -55,6 +55,8 @@ pub struct Settings {
     pub resp_moved: RespMoved,
     /// The longest value taken (bytes).
     pub max_value: usize,
+    /// When writes over RESP are acknowledged.
+    pub resp_ack: Ack,
     /// How many threads run partitions.
     pub shards: u16,
     /// When data reaches the disk.

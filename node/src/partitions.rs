@@ -45,7 +45,9 @@ use crate::{
 };
 
 /// The engine's cache (bytes).
-const CACHE: u64 = 64 << 20;
+const CACHE: u64 = 32 << 20;
+/// What all shards together keep in memory of what was read and written lately (bytes).
+const RECENT: usize = 32 << 20;
 /// Data that need not be synced at once is after so long.
 const SYNC_PERIOD: Duration = Duration::from_millis(100);
 /// The most shards without being told.
@@ -94,7 +96,7 @@ pub(crate) enum ToShard {
     /// Membership has changed.
     View(Arc<View>),
     /// A peer says something; its share of what may be received is given back once it is handled.
-    Peer(NodeId, Message, Option<OwnedSemaphorePermit>),
+    Peer(NodeId, Vec<Message>, Option<OwnedSemaphorePermit>),
     /// What was written before that token is on the disk, or could not be brought there.
     Synced(u64, Result<(), String>),
     /// What does it have?
@@ -224,12 +226,20 @@ impl Partitions {
         frame: &[u8],
         mut room: Option<OwnedSemaphorePermit>,
     ) -> bool {
-        match message::decode(frame) {
-            Ok(message) => {
-                // Before they have begun it is lost, as it may be on its way.
-                for (shard, message) in spread::spread(message, self.options.shards) {
-                    if let Some(shard) = self.shards.get(usize::from(shard)) {
-                        shard.tell(ToShard::Peer(from, message, room.take()));
+        match message::decode_all(frame) {
+            Ok(messages) => {
+                let mut parts: Vec<Vec<Message>> = vec![Vec::new(); self.shards.len()];
+                for message in messages {
+                    for (shard, message) in spread::spread(message, self.options.shards) {
+                        // Before they have begun it is lost, as it may be on its way.
+                        if let Some(part) = parts.get_mut(usize::from(shard)) {
+                            part.push(message);
+                        }
+                    }
+                }
+                for (shard, part) in self.shards.iter().zip(parts) {
+                    if !part.is_empty() {
+                        shard.tell(ToShard::Peer(from, part, room.take()));
                     }
                 }
                 true
@@ -369,6 +379,7 @@ impl Partitions {
             let disk = opening.as_ref().zip(self.disk.as_ref());
             let disk = disk.map(|(opening, disk)| shard::OnDisk {
                 opening: Arc::clone(opening),
+                recent: RECENT / usize::from(shards),
                 requests: requests(&disk.syncer, &sender),
             });
             let setup = shard::Setup {

@@ -2,8 +2,8 @@
 //! [`Store`](kith_proto::store::partitions::Store) for each shard, on one engine.
 //!
 //! ```text
-//!   shard 1 ── EngineStore ──┐                    ┌── fjall/N.jnl      journal: batches, in order
-//!   shard 2 ── EngineStore ──┼── Engine ── fjall ─┤
+//!   shard 1 ── Gathering ────┐                    ┌── fjall/N.jnl      journal: batches, in order
+//!   shard 2 ── Gathering ────┼── Engine ── fjall ─┤
 //!        │                   │      │             └── fjall/keyspaces  tables, merged in the
 //!        └──── tokens ──> Syncer    │                                  background
 //!                                   ├── mark      how far was written and flushed, in which
@@ -14,8 +14,8 @@
 //! # What is promised
 //!
 //! - A batch is there as a whole or not at all, and never without the ones before it.
-//! - When `write` returns, the batch can be read and the operating system has it: `kill -9`
-//!   does not lose it. When a flush that began later has succeeded, a power cut does not either.
+//! - When `write` returns, the batch can be read; when `commit` has returned, the operating
+//!   system has it: `kill -9` does not lose it. When a flush that began later has succeeded, a power cut does not either.
 //! - What is read is what was written there: each value has a checksum over itself and its key.
 //! - Whatever fails (a full disk, an I/O error, a wrong checksum) breaks the engine for good:
 //!   every later call, reads included, gets the first reason. Nothing is repaired by guessing.
@@ -52,13 +52,16 @@
 //! fjall flushes while it holds the lock that writers need; so the `Syncer` flushes through a
 //! descriptor of its own, and writers go on.
 //!
-//! Reading order: `layout`, `mark`, `journal`, `open`, `engine`, `store`, `sweep`, `syncer`.
+//! Reading order: `layout`, `mark`, `journal`, `open`, `engine`, `store`, `gather`, `recent`,
+//! `sweep`, `syncer`.
 
 mod engine;
+mod gather;
 mod journal;
 mod layout;
 mod mark;
 mod open;
+mod recent;
 mod store;
 mod sweep;
 mod syncer;
@@ -67,6 +70,7 @@ mod tests;
 
 pub use self::{
     engine::{Engine, Stats},
+    gather::Gathering,
     open::{OpenError, Opened, Options, boot_id},
     store::EngineStore,
     syncer::{SyncRequests, Synced, Syncer},

@@ -28,6 +28,7 @@
 //! | `member` | what a member answers | 3, 4, 6, 8, 10 |
 //! | `owner` | from installation to serving; repair of copies; when to propose | 1, 8 |
 //! | `write` | writes and reads at the owner | 1, 7 |
+//! | `copies` | how many members have what was written | |
 //! | `ask` | requests on their way to an owner | 7 |
 //! | `proposal` | choosing the next configuration: take-over, resuming, closing | 3, A1 |
 //! | `change` | changes by the sitting owner: newcomers, hand-over | 2, 3, 4 |
@@ -86,6 +87,7 @@ mod care;
 pub mod chain;
 mod change;
 pub mod clocks;
+mod copies;
 pub mod digest;
 pub mod host;
 mod join;

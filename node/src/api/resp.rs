@@ -25,6 +25,7 @@ mod reply;
 mod session;
 mod spec;
 mod strings;
+mod wait;
 
 use std::{
     collections::BTreeMap,
@@ -39,7 +40,7 @@ use std::{
 };
 
 use clap::ValueEnum;
-use kith_proto::kv::MAX_KEY;
+use kith_proto::kv::{MAX_KEY, request::Ack};
 use serde::{Deserialize, Serialize};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{runtime::Runtime, sync::mpsc, task::JoinSet};
@@ -90,6 +91,8 @@ pub struct RespOptions {
     pub token: CurrentToken,
     /// Who gets `MOVED`.
     pub moved: RespMoved,
+    /// When writes are acknowledged.
+    pub ack: Ack,
     /// Where its work is counted.
     pub operations: Arc<Operations>,
 }
@@ -100,6 +103,7 @@ struct Server {
     kv: Kv,
     token: CurrentToken,
     moved: RespMoved,
+    ack: Ack,
     operations: Arc<Operations>,
     clients: Clients,
     address: SocketAddr,
@@ -126,13 +130,6 @@ impl Server {
     fn hold(&self, before: usize, now: usize) -> bool {
         self.held.fetch_sub(before, Ordering::Relaxed);
         self.held.fetch_add(now, Ordering::Relaxed) + now <= MAX_HELD
-    }
-
-    /// How many backups have every acknowledged write: answers come when a majority has it.
-    fn surely_copied(&self) -> usize {
-        let topology = self.kv.topology();
-        let copied = topology.partitions.iter().map(|members| members.len() / 2);
-        copied.min().unwrap_or(0)
     }
 }
 
@@ -190,6 +187,7 @@ pub fn spawn(
         kv,
         token: options.token,
         moved: options.moved,
+        ack: options.ack,
         operations: options.operations,
         clients: Clients::default(),
         address: listener.local_addr()?,

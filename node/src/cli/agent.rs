@@ -212,6 +212,7 @@ impl Agent<'_> {
             let options = RespOptions {
                 token: self.token.clone(),
                 moved: self.settings.resp_moved,
+                ack: self.settings.resp_ack,
                 operations,
             };
             threads = resp::spawn(listener, handle.clone(), kv.clone(), options)

@@ -9,7 +9,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use kith_proto::kv::{MAX_VALUE, request::Ack, version::Version};
 use serde_json::json;
 
@@ -70,14 +70,8 @@ pub(super) struct IncrArgs {
     #[arg(default_value_t = 1, allow_hyphen_values = true)]
     by: i64,
     /// Which copies must have it before it counts as done
-    #[arg(
-        long,
-        value_name = "one|quorum|all",
-        value_enum,
-        default_value = "quorum",
-        hide_possible_values = true
-    )]
-    ack: AckWord,
+    #[arg(long, value_name = "one|quorum|all", default_value = "quorum")]
+    ack: Ack,
     /// As JSON, with its version
     #[arg(long)]
     json: bool,
@@ -108,36 +102,13 @@ struct Change {
     #[arg(long, value_name = "VERSION")]
     if_version: Option<Version>,
     /// Which copies must have it before it counts as done
-    #[arg(
-        long,
-        value_name = "one|quorum|all",
-        value_enum,
-        default_value = "quorum",
-        hide_possible_values = true
-    )]
-    ack: AckWord,
+    #[arg(long, value_name = "one|quorum|all", default_value = "quorum")]
+    ack: Ack,
     /// As JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     agent: AgentAddress,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum AckWord {
-    One,
-    Quorum,
-    All,
-}
-
-impl From<AckWord> for Ack {
-    fn from(word: AckWord) -> Self {
-        match word {
-            AckWord::One => Self::One,
-            AckWord::Quorum => Self::Quorum,
-            AckWord::All => Self::All,
-        }
-    }
 }
 
 pub(super) fn get(args: &GetArgs, out: &mut Out) -> Outcome {
@@ -169,7 +140,7 @@ pub(super) fn set(args: &SetArgs, out: &mut Out) -> Outcome {
         args.change.precondition()
     };
     let key = bytes(&args.key);
-    let written = client.write(key, &value, ttl.as_deref(), &only, args.change.ack.into())?;
+    let written = client.write(key, &value, ttl.as_deref(), &only, args.change.ack)?;
     if args.change.json {
         out.json(&json!({ "created": written.created, "version": written.version }))?;
     } else {
@@ -182,7 +153,7 @@ pub(super) fn set(args: &SetArgs, out: &mut Out) -> Outcome {
 pub(super) fn del(args: &DelArgs, out: &mut Out) -> Outcome {
     let change = &args.change;
     let client = change.agent.client()?;
-    let was = client.delete(bytes(&args.key), &change.precondition(), change.ack.into())?;
+    let was = client.delete(bytes(&args.key), &change.precondition(), change.ack)?;
     if change.json {
         out.json(&json!({ "deleted": was }))?;
     } else if was {
@@ -195,7 +166,7 @@ pub(super) fn del(args: &DelArgs, out: &mut Out) -> Outcome {
 
 pub(super) fn incr(args: &IncrArgs, out: &mut Out) -> Outcome {
     let client = args.agent.client()?;
-    let counted = client.increment(bytes(&args.key), args.by, args.ack.into())?;
+    let counted = client.increment(bytes(&args.key), args.by, args.ack)?;
     if args.json {
         out.json(&counted)?;
     } else {

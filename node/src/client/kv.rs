@@ -75,8 +75,7 @@ impl Client {
         only: &Precondition,
         ack: Ack,
     ) -> Result<Written, ClientError> {
-        let ack = ack_word(ack);
-        let mut query = vec![("ack", ack)];
+        let mut query = vec![("ack", ack.word())];
         query.extend(ttl.map(|ttl| ("ttl", ttl)));
         let request = Request::builder()
             .method("PUT")
@@ -95,7 +94,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`], and [`Self::write`] for preconditions.
     pub fn delete(&self, key: &[u8], only: &Precondition, ack: Ack) -> Result<bool, ClientError> {
-        let url = self.key_url(key, &[("ack", ack_word(ack))]);
+        let url = self.key_url(key, &[("ack", ack.word())]);
         let request = Request::builder().method("DELETE").uri(url);
         let answer = self.send(conditional(request, only), &[]);
         Ok(unless_absent(answer)?.is_some())
@@ -107,7 +106,7 @@ impl Client {
     /// See [`ClientError`]; a [`ClientError::Problem`] with status 409 if the value is none.
     pub fn increment(&self, key: &[u8], by: i64, ack: Ack) -> Result<CountedView, ClientError> {
         let by = by.to_string();
-        let url = self.key_url(key, &[("incr", by.as_str()), ("ack", ack_word(ack))]);
+        let url = self.key_url(key, &[("incr", by.as_str()), ("ack", ack.word())]);
         let mut response = self.send(Request::builder().method("POST").uri(url), &[])?;
         let text = self.text(&mut response)?;
         serde_json::from_str(&text).map_err(|e| self.odd(&e.to_string()))
@@ -195,12 +194,4 @@ fn unless_absent(
 fn header_of(response: &Response<ureq::Body>, name: &str) -> Option<String> {
     let value = response.headers().get(name)?;
     value.to_str().ok().map(str::to_owned)
-}
-
-fn ack_word(ack: Ack) -> &'static str {
-    match ack {
-        Ack::One => "one",
-        Ack::Quorum => "quorum",
-        Ack::All => "all",
-    }
 }

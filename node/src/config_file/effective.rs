@@ -26,6 +26,7 @@ pub(super) fn layer(settings: &Settings, given: &Layer) -> Layer {
         http: Some(settings.http),
         resp: Some(settings.resp),
         resp_moved: Some(settings.resp_moved),
+        resp_ack: Some(settings.resp_ack),
         max_value: Some(Size(settings.max_value)),
         shards: Some(u32::from(settings.shards)),
         sync: Some(settings.sync),

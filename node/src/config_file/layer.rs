@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf};
 
 use clap::{ArgAction, Args, FromArgMatches, ValueEnum};
-use kith_proto::config::Consistency;
+use kith_proto::{config::Consistency, kv::request::Ack};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -58,6 +58,11 @@ pub struct Layer {
         hide_possible_values = true
     )]
     pub resp_moved: Option<RespMoved>,
+    /// When writes of Redis clients are acknowledged: once the owner has them (not in strict
+    /// clusters), a majority, or all members; sooner can be lost with the owner, later waits for
+    /// the slowest. WAIT asks for more afterwards [default: quorum]
+    #[arg(long, value_name = "one|quorum|all")]
+    pub resp_ack: Option<Ack>,
     /// A member to join through; repeatable. Names are looked up again at every try
     #[arg(long = "seed", value_name = "HOST:PORT", value_parser = parse_seed)]
     #[serde(alias = "seed")]
@@ -326,7 +331,8 @@ impl Layer {
         }
         each!(
             name "name", cluster "cluster", listen "listen", advertise "advertise", http "http",
-            resp "resp", resp_moved "resp-moved", max_value "max-value", shards "shards", sync "sync",
+            resp "resp", resp_moved "resp-moved",
+            resp_ack "resp-ack", max_value "max-value", shards "shards", sync "sync",
             seeds "seeds", expect "expect", data_dir "data-dir", ephemeral "ephemeral",
             key_file "key-file", key "key", tls_cert "tls-cert", tls_key "tls-key",
             tls_ca "tls-ca", token_file "token-file", insecure "insecure",

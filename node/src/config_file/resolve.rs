@@ -76,6 +76,7 @@ impl Resolver {
             http,
             resp,
             resp_moved: self.all.resp_moved.unwrap_or_default(),
+            resp_ack: self.all.resp_ack.unwrap_or_default(),
             max_value,
             shards,
             sync,

@@ -19,7 +19,7 @@ use kith_proto::{
     replica::{
         chain::ConfigId,
         host::{Input, Now, Output, SyncMode, SyncToken},
-        message,
+        message::{self, Message},
         shard::{Config, Shard, Timing},
     },
     store::partitions::{MemoryStore, Store, StoreError},
@@ -34,11 +34,13 @@ use super::{FromShard, Showing, ToShard, topology::Known};
 use crate::{
     clock::{Clock, unix_millis},
     kv::Call,
-    storage::{Engine, SyncRequests},
+    storage::{Engine, Gathering, SyncRequests},
 };
 
 /// What is taken in before outputs are carried out.
 const BATCH: usize = 512;
+/// Several messages are put into one frame up to this (bytes).
+const FRAME: usize = 64 << 10;
 /// How long the timer is set if the core has nothing to wait for.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
@@ -58,6 +60,8 @@ pub(super) struct Setup {
 /// What a shard has of the node's engine, and of what syncs it.
 pub(super) struct OnDisk {
     pub(super) opening: Arc<Opening>,
+    /// Memory for what is read and written again (bytes).
+    pub(super) recent: usize,
     pub(super) requests: SyncRequests,
 }
 
@@ -99,6 +103,8 @@ struct Running<'a> {
     outgoing: &'a mpsc::UnboundedSender<FromShard>,
     known: &'a Known,
     number: u16,
+    /// What is to be sent once all that is to be done is.
+    frames: BTreeMap<NodeId, Vec<u8>>,
     shown: BTreeMap<PartitionId, ConfigId>,
     holds: (usize, usize),
 }
@@ -130,7 +136,7 @@ async fn drive(
 ) -> Result<(), String> {
     let clock = setup.clock;
     let store: Box<dyn Store + Send> = match &setup.disk {
-        Some(disk) => Box::new(disk.opening.engine.store()),
+        Some(disk) => Box::new(Gathering::new(disk.opening.engine.store(), disk.recent)),
         None => Box::<MemoryStore>::default(),
     };
     let config = Config {
@@ -161,6 +167,7 @@ async fn drive(
         outgoing,
         known,
         number: setup.shard.0,
+        frames: BTreeMap::new(),
         shown: BTreeMap::new(),
         holds: (0, 0),
     };
@@ -220,8 +227,10 @@ impl Running<'_> {
         let now = now(self.clock);
         match message {
             ToShard::View(view) => self.shard.handle(now, Input::View(view)),
-            ToShard::Peer(from, message, room) => {
-                self.shard.handle(now, Input::Message { from, message });
+            ToShard::Peer(from, messages, room) => {
+                for message in messages {
+                    self.shard.handle(now, Input::Message { from, message });
+                }
                 drop(room);
             }
             ToShard::Synced(token, Ok(())) => self.synced(SyncToken(token)),
@@ -285,15 +294,30 @@ impl Running<'_> {
                 }
             }
         }
+        for (to, frame) in std::mem::take(&mut self.frames) {
+            self.tell(FromShard::Frame(to, frame));
+        }
         self.show();
         Ok(())
     }
 
+    // What goes to one peer at the same time goes in one frame, unless it is long.
+    fn send(&mut self, to: NodeId, message: &Message) {
+        let frame = self.frames.entry(to).or_default();
+        let before = frame.len();
+        message::append(message, frame);
+        if frame.len() > FRAME && before > 0 {
+            let mut last = vec![message::FRAME_MARK];
+            last.extend_from_slice(&frame[before..]);
+            frame.truncate(before);
+            let full = std::mem::replace(frame, last);
+            self.tell(FromShard::Frame(to, full));
+        }
+    }
+
     fn release(&mut self, output: Output) {
         match output {
-            Output::Send { to, message, .. } => {
-                self.tell(FromShard::Frame(to, message::encode(&message)));
-            }
+            Output::Send { to, message, .. } => self.send(to, &message),
             Output::Reply {
                 request, result, ..
             } => {

@@ -21,6 +21,11 @@ pub struct EngineStore {
 }
 
 impl EngineStore {
+    /// An error if the engine is broken.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        self.engine.check()
+    }
+
     /// A value and the key it is under, as read; or why it could not be.
     fn read(&self, pair: fjall::Result<KvPair>) -> Result<KvPair, StoreError> {
         pair.map_err(|error| self.engine.fail_with(&error))

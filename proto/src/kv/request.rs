@@ -1,5 +1,7 @@
 //! Requests and their answers, as clients of a node, and nodes among each other, exchange them.
 
+use std::str::FromStr;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,34 @@ pub enum Ack {
     Quorum,
     /// Every member of the partition's configuration.
     All,
+}
+
+/// A word that says nothing about acknowledging.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected one, quorum or all")]
+pub struct NoAck;
+
+impl Ack {
+    const WORDS: [(Self, &str); 3] = [
+        (Self::One, "one"),
+        (Self::Quorum, "quorum"),
+        (Self::All, "all"),
+    ];
+
+    /// The word for it.
+    pub fn word(self) -> &'static str {
+        let found = Self::WORDS.iter().find(|(ack, _)| *ack == self);
+        found.map_or("", |(_, word)| word)
+    }
+}
+
+impl FromStr for Ack {
+    type Err = NoAck;
+
+    fn from_str(word: &str) -> Result<Self, NoAck> {
+        let found = Self::WORDS.iter().find(|(_, text)| *text == word);
+        found.map(|(ack, _)| *ack).ok_or(NoAck)
+    }
 }
 
 /// What is asked of the owner of a partition.
@@ -48,14 +78,31 @@ pub enum Request {
         /// Which partition.
         partition: PartitionId,
     },
+    /// How many members have what the owner has of a key now. Answered as soon as as many do as
+    /// are wanted, or patience is over.
+    Copies {
+        /// Which key.
+        key: Bytes,
+        /// A write of that version has been acknowledged: if the owner has only older ones, it
+        /// is lost, and nobody counts.
+        at_least: Option<Version>,
+        /// So many members are enough.
+        wanted: u8,
+        /// So long is waited for them (milliseconds); at most [`MAX_PATIENCE`].
+        patience: u32,
+    },
 }
+
+/// The longest that an owner waits for members to confirm what they have (milliseconds): well
+/// below the time in which every request is answered.
+pub const MAX_PATIENCE: u32 = 1000;
 
 impl Request {
     /// Whether it changes nothing, so that it may be asked again.
     pub fn is_read(&self) -> bool {
         match self {
             Self::Key { op, .. } => op.is_read(),
-            Self::Scan { .. } | Self::Count { .. } => true,
+            Self::Scan { .. } | Self::Count { .. } | Self::Copies { .. } => true,
         }
     }
 }
@@ -83,6 +130,8 @@ pub enum Response {
     },
     /// Of a count: living keys.
     Count(u64),
+    /// Members that are known to have it, the owner included.
+    Copies(u8),
 }
 
 /// Why there is no answer.

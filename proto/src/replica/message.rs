@@ -312,7 +312,36 @@ pub fn encode(message: &Message) -> Vec<u8> {
     frame
 }
 
-/// Reads a frame.
+/// Puts another message behind what is in a frame, which may be nothing.
+pub fn append(message: &Message, frame: &mut Vec<u8>) {
+    if frame.is_empty() {
+        frame.push(FRAME_MARK);
+    }
+    crate::wire::codec::encode_into(message, frame);
+}
+
+/// Reads a frame with one or more messages.
+///
+/// # Errors
+/// If it is anything else.
+pub fn decode_all(frame: &[u8]) -> Result<Vec<Message>, crate::wire::codec::DecodeError> {
+    use crate::wire::codec::{DecodeError, decode_large_prefix};
+    let mut rest = match frame.split_first() {
+        Some((&FRAME_MARK, rest)) => rest,
+        _ => return Err(DecodeError::Malformed),
+    };
+    let mut messages = Vec::new();
+    loop {
+        let (message, used) = decode_large_prefix(rest)?;
+        messages.push(message);
+        rest = &rest[used..];
+        if rest.is_empty() {
+            return Ok(messages);
+        }
+    }
+}
+
+/// Reads a frame with one message.
 ///
 /// # Errors
 /// If it is anything else.

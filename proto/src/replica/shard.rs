@@ -306,6 +306,7 @@ impl Shard {
         let after = shard.rng.random::<u64>() >> 16;
         shard.numbers = Numbers::new(after, shard.config.shard);
         shard.restore(partitions)?;
+        shard.store.commit()?;
         Ok(shard)
     }
 
@@ -402,6 +403,13 @@ impl Shard {
         self.begin_queued_changes();
         self.send_writes();
         self.announce_routes();
+        if !self.broken
+            && let Err(error) = self.store.commit()
+        {
+            // Nothing of what depends on it is told.
+            self.outputs.clear();
+            self.broke(&error);
+        }
         if std::mem::take(&mut self.sync_wanted) {
             self.outputs.push_back(Output::Sync(self.token));
             self.token.0 += 1;

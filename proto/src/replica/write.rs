@@ -42,24 +42,44 @@ const MAX_PAGE: u32 = 4096;
 
 /// A write, or a read to be confirmed, under way.
 #[derive(Debug)]
-struct UnderWay {
-    partition: PartitionId,
-    id: ConfigId,
-    origin: Origin,
-    key: Bytes,
+pub(super) struct UnderWay {
+    pub(super) partition: PartitionId,
+    pub(super) id: ConfigId,
+    pub(super) origin: Origin,
+    pub(super) key: Bytes,
     /// The version that members must have; `None`: no entry.
-    version: Option<Version>,
-    is_read: bool,
-    need: usize,
-    have: BTreeSet<NodeId>,
-    response: Response,
-    deadline: Time,
+    pub(super) version: Option<Version>,
+    pub(super) is_read: bool,
+    pub(super) need: usize,
+    pub(super) have: BTreeSet<NodeId>,
+    pub(super) response: Response,
+    pub(super) deadline: Time,
+}
+
+/// What a write has to know of the configuration.
+#[derive(Debug)]
+pub(super) struct Present {
+    pub(super) id: ConfigId,
+    pub(super) members: Vec<NodeId>,
+    majority: usize,
+}
+
+impl Present {
+    pub(super) fn of(config: &Configuration) -> Self {
+        Self {
+            id: config.id,
+            members: config.members.clone(),
+            majority: config.majority(),
+        }
+    }
 }
 
 /// Everything under way at the owners of this shard.
 #[derive(Debug, Default)]
 pub(super) struct Writes {
-    under_way: BTreeMap<u64, UnderWay>,
+    pub(super) under_way: BTreeMap<u64, UnderWay>,
+    /// Those of them that only ask who has something, by when they are answered anyway.
+    pub(super) counts: BTreeSet<(Time, u64)>,
     /// Own copies that count once they are on the disk.
     unsynced: VecDeque<(SyncToken, u64)>,
     /// What is to be sent with the next flush.
@@ -73,7 +93,9 @@ impl Writes {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Time> {
-        self.under_way.values().next().map(|write| write.deadline)
+        let first = self.under_way.values().next().map(|write| write.deadline);
+        let count = self.counts.first().map(|(deadline, _)| *deadline);
+        first.into_iter().chain(count).min()
     }
 }
 
@@ -111,6 +133,12 @@ impl Shard {
                 let result = self.count(p);
                 self.reply(origin, result, None);
             }
+            Request::Copies {
+                key,
+                at_least,
+                wanted,
+                patience,
+            } => self.count_copies(p, origin, key, at_least, wanted, patience),
         }
     }
 
@@ -123,7 +151,7 @@ impl Shard {
         op: &Op,
         ack: Ack,
     ) {
-        let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
+        let Some(config) = self.chain(p).map(|chain| Present::of(&chain.config)) else {
             return;
         };
         let strict = self.is_strict();
@@ -151,7 +179,7 @@ impl Shard {
         };
         let need = match ack {
             Ack::One => 1,
-            Ack::Quorum => config.majority(),
+            Ack::Quorum => config.majority,
             Ack::All => config.members.len(),
         };
         if let Some(why) = self.too_few(p, &config, need) {
@@ -200,7 +228,8 @@ impl Shard {
             response,
             deadline,
         };
-        self.begin(&config, write, Content::Entry(entry));
+        let number = self.number();
+        self.begin(number, &config, write, Content::Entry(entry));
     }
 
     // What cannot be answered is refused at once, not when its time is over.
@@ -226,7 +255,7 @@ impl Shard {
     fn confirm(
         &mut self,
         p: PartitionId,
-        config: &Configuration,
+        config: &Present,
         origin: Origin,
         deadline: Time,
         key: Bytes,
@@ -243,16 +272,22 @@ impl Shard {
             key,
             version,
             is_read: true,
-            need: config.majority(),
+            need: config.majority,
             have: BTreeSet::new(),
             response,
             deadline,
         };
-        self.begin(config, write, Content::Check(version));
+        let number = self.number();
+        self.begin(number, config, write, Content::Check(version));
     }
 
-    fn begin(&mut self, config: &Configuration, write: UnderWay, content: Content) {
-        let number = self.number();
+    pub(super) fn begin(
+        &mut self,
+        number: u64,
+        config: &Present,
+        write: UnderWay,
+        content: Content,
+    ) {
         let p = write.partition;
         let key = write.key.clone();
         self.writes.under_way.insert(number, write);
@@ -275,7 +310,7 @@ impl Shard {
     }
 
     // Members that can be reached, and newcomers.
-    fn receivers(&mut self, p: PartitionId, config: &Configuration) -> Vec<NodeId> {
+    fn receivers(&mut self, p: PartitionId, config: &Present) -> Vec<NodeId> {
         let own = self.own;
         let Some(view) = self.view.clone() else {
             return Vec::new();
@@ -337,7 +372,8 @@ impl Shard {
         if write.have.len() >= write.need
             && let Some(write) = self.writes.under_way.remove(&number)
         {
-            self.reply(write.origin, Ok(write.response), None);
+            let origin = write.origin;
+            self.reply(origin, Ok(write.answer()), None);
         }
     }
 
@@ -516,6 +552,7 @@ impl Shard {
     /// Those whose time is over are told so.
     pub(super) fn writes_over(&mut self) {
         let now = self.now.time;
+        self.counts_over();
         while let Some((number, write)) = self.writes.under_way.first_key_value()
             && write.deadline <= now
         {

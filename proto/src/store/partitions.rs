@@ -1,7 +1,8 @@
 //! What a host keeps on disk for partitions, and what it promises about it.
 //!
 //! The partition core reads and writes a [`Store`] while it handles an input. What it wrote
-//! can be read at once, and survives the end of the *process*. Whether it survives a power
+//! can be read at once, and survives the end of the *process* once it is committed: after all
+//! inputs that had arrived, before anything is told to anybody. Whether it survives a power
 //! cut is another matter: a core that needs it asks for
 //! `Sync`, and is told when everything written before
 //! has reached the disk.
@@ -27,7 +28,7 @@ use bytes::Bytes;
 use crate::{id::PartitionId, kv::entry::Entry};
 
 /// Where an entry is kept.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
     /// Its partition.
     pub partition: PartitionId,
@@ -107,11 +108,21 @@ pub trait Store {
     /// As [`Self::get`].
     fn fact(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Writes a batch: readable at once, and safe from the end of the process.
+    /// Writes a batch: readable at once, and safe from the end of the process once
+    /// [`Self::commit`] has succeeded.
     ///
     /// # Errors
     /// If it cannot be kept. Nothing of it was written, or the store is broken.
     fn write(&mut self, batch: Batch) -> Result<(), StoreError>;
+
+    /// Everything that was written is safe from the end of the process when this returns. Stores
+    /// for which it is as soon as it is written have nothing to do.
+    ///
+    /// # Errors
+    /// If something cannot be kept; what was written since the last time may be lost then.
+    fn commit(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// A store that keeps nothing: for `--ephemeral`, and below the simulator's disks.

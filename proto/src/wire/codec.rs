@@ -65,12 +65,20 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 /// # Errors
 /// As there.
 pub fn decode_large<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let decoded = bincode::serde::decode_from_slice(bytes, limited::<LARGE_MEMORY_LIMIT>());
-    let (value, used) = decoded.map_err(|_which| DecodeError::Malformed)?;
+    let (value, used) = decode_large_prefix(bytes)?;
     if used < bytes.len() {
         return Err(DecodeError::LeftOver(bytes.len() - used));
     }
     Ok(value)
+}
+
+/// The same for a value at the beginning of `bytes`; tells how many of them it took.
+///
+/// # Errors
+/// If there is none.
+pub fn decode_large_prefix<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize), DecodeError> {
+    bincode::serde::decode_from_slice(bytes, limited::<LARGE_MEMORY_LIMIT>())
+        .map_err(|_which| DecodeError::Malformed)
 }
 
 /// Decodes a value at the beginning of `bytes`, and tells how many of them it took.

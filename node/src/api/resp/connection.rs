@@ -14,6 +14,8 @@
 //! and what they carry is small, answers are written before more is read, and a client that
 //! does not take its answers is cut off.
 
+mod dispatch;
+
 use std::{
     collections::VecDeque,
     io,
@@ -22,14 +24,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::{Bytes, BytesMut};
-use kith_proto::{
-    kv::{
-        op::Outcome,
-        request::{Ack, RequestError},
-    },
-    placement::slot,
-};
+use bytes::BytesMut;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -37,14 +32,13 @@ use tokio::{
 };
 
 use super::{
-    RespMoved, Server, cluster, facts,
+    Server,
     frame::Parser,
-    keyspace,
     pending::{Pending, State},
-    reply::{OK, Reply},
+    reply::Reply,
     session::{Client, Session},
-    spec::{Command, Kind, Spec, find},
-    strings::{Plan, Refused, error_text, number, plan},
+    spec::Kind,
+    wait::{Step, Written},
 };
 use crate::api::operations::{Ended, Interface, Work};
 
@@ -95,6 +89,8 @@ pub(super) struct Connection {
     window: usize,
     /// The largest answer lately (bytes).
     largest: usize,
+    /// What was written, for `WAIT`.
+    written: Written,
     out: Vec<u8>,
     flush: Pin<Box<Sleep>>,
     /// Nothing more is read.
@@ -116,6 +112,7 @@ impl Connection {
             under_way: 0,
             window: FIRST_PIPELINE,
             largest: 0,
+            written: Written::default(),
             out: Vec::new(),
             flush: Box::pin(sleep(FLUSH_AFTER)),
             closing: false,
@@ -132,6 +129,7 @@ impl Connection {
         let server = Arc::clone(&self.server);
         loop {
             self.begin_what_came().await;
+            self.go_on_waiting().await?;
             if self.pending.is_empty() {
                 self.write_out().await?;
                 if self.closing {
@@ -225,180 +223,33 @@ impl Connection {
             kind,
             protocol: self.session.protocol,
             cost,
+            wrote: self.written.last(),
+            version: None,
             state,
         });
     }
 
-    async fn begin(&mut self, args: Vec<Bytes>) {
-        let cost = args.iter().map(Bytes::len).sum();
-        let Some(spec) = find(&args[0]) else {
-            if is_http(&args[0]) {
-                // A web page that makes a browser speak to this port. It gets no answer, and
-                // what follows, its body, is not looked at.
-                self.closing = true;
-                return;
-            }
-            let name = String::from_utf8_lossy(&args[0][..args[0].len().min(128)]).into_owned();
-            let text = format!("ERR unknown command '{name}': Kith does not have it");
-            return self.push(Kind::Connection, cost, State::Ready(Reply::Error(text)));
-        };
-        let state = match self.done(spec, args).await {
-            Ok(state) => state,
-            Err(refused) => State::Ready(Reply::Error(refused.to_string())),
-        };
-        self.push(spec.kind, cost, state);
-    }
-
-    async fn done(&mut self, spec: &Spec, args: Vec<Bytes>) -> Result<State, Refused> {
-        let greets = matches!(
-            spec.command,
-            Command::Auth | Command::Hello | Command::Quit | Command::Reset
-        );
-        if !greets && !self.session.may_speak(&self.server) {
-            return Err(Refused::Other("NOAUTH Authentication required.".to_owned()));
-        }
-        if !spec.takes(args.len()) {
-            return Err(Refused::Arity(spec.name));
-        }
-        match spec.kind {
-            Kind::Read | Kind::Write => match self.moved(spec, &args) {
-                Some(moved) => Ok(State::Ready(moved)),
-                None => Ok(self.ask(plan(spec, args)?).await),
-            },
-            Kind::Scan => {
-                let kv = &self.server.kv;
-                let reply = match spec.command {
-                    Command::Scan => keyspace::scan(kv, &args).await?,
-                    Command::DbSize => keyspace::size(kv).await,
-                    _ => keyspace::random(kv).await,
-                };
-                Ok(State::Ready(reply))
-            }
-            Kind::Connection => self.about_connection(spec, &args).await.map(State::Ready),
-        }
-    }
-
-    /// Where to ask instead, if this client wants to know. Keys of different slots have no
-    /// owner in common, so that they are asked for from here.
-    fn moved(&self, spec: &Spec, args: &[Bytes]) -> Option<Reply> {
-        let wanted = match self.server.moved {
-            RespMoved::Auto => self.session.redirects,
-            RespMoved::Always => true,
-            RespMoved::Never => false,
-        };
-        if !wanted {
-            return None;
-        }
-        let mut keys = spec.keys(args.len()).map(|at| &args[at]);
-        let first = keys.next()?;
-        let moved = cluster::moved(&self.server.kv.topology(), first)?;
-        let first = slot(first);
-        keys.all(|key| slot(key) == first).then_some(moved)
-    }
-
-    async fn ask(&self, plan: Plan) -> State {
-        let kv = &self.server.kv;
-        let refused = |error: &RequestError| State::Ready(Reply::Error(error_text(error)));
-        match plan {
-            Plan::One { key, op, shape } => match kv.begin(key, op, Ack::default()).await {
-                Ok(begun) => State::One(begun, shape),
-                Err(error) => refused(&error),
-            },
-            Plan::Many { calls, join } => {
-                let mut waiting = VecDeque::new();
-                let mut outcomes = Vec::new();
-                let mut size = 0;
-                for (key, op) in calls {
-                    // The first that cannot be begun has its place among the others.
-                    match kv.begin(key, op, Ack::default()).await {
-                        Ok(begun) => waiting.push_back(begun),
-                        Err(error) => {
-                            while let Some(mut first) = waiting.pop_front() {
-                                outcomes.push(first.outcome().await);
-                            }
-                            outcomes.push(Err(error));
-                        }
+    /// If the oldest request is a `WAIT`, asks those who know; it is answered once that is
+    /// known, or its time is over.
+    async fn go_on_waiting(&mut self) -> io::Result<()> {
+        while let Some(Pending {
+            state: State::Wait(wait),
+            ..
+        }) = self.pending.front_mut()
+        {
+            let server = &self.server;
+            match wait.step(&mut self.written, &server.kv, server.ack, self.closing) {
+                Step::Answer(count) => {
+                    if let Some(pending) = self.pending.front_mut() {
+                        pending.state = State::Ready(Reply::count(count));
                     }
-                    if waiting.len() == MAX_KEYS
-                        && let Some(mut first) = waiting.pop_front()
-                    {
-                        let outcome = first.outcome().await;
-                        size += value_size(&outcome);
-                        outcomes.push(outcome);
-                    }
-                    if size > MAX_REPLY {
-                        let text = format!("ERR the answer would have more than {MAX_REPLY} bytes");
-                        return State::Ready(Reply::Error(text));
-                    }
+                    self.finish_what_is_ready().await?;
                 }
-                State::Many {
-                    waiting,
-                    outcomes,
-                    join,
-                }
+                Step::Ask => return Ok(wait.ask(&self.written, &server.kv, server.ack).await),
+                Step::Rest => return Ok(()),
             }
         }
-    }
-
-    async fn about_connection(&mut self, spec: &Spec, args: &[Bytes]) -> Result<Reply, Refused> {
-        let server = &self.server;
-        let reply = match spec.command {
-            Command::Ping => match args {
-                [_] => Reply::Simple("PONG"),
-                [_, text] => Reply::Bulk(text.clone()),
-                _ => return Err(Refused::Arity(spec.name)),
-            },
-            Command::Echo => Reply::Bulk(args[1].clone()),
-            Command::Auth => self.session.auth(server, args)?,
-            Command::Hello => self.session.hello(server, args)?,
-            Command::Reset => self.session.reset(),
-            Command::Client => self.session.client(server, args)?,
-            Command::Quit => {
-                self.closing = true;
-                OK
-            }
-            Command::Select => match number(&args[1])? {
-                0 => OK,
-                _ => {
-                    let text = "ERR SELECT is not allowed in cluster mode".to_owned();
-                    return Err(Refused::Other(text));
-                }
-            },
-            Command::Asking | Command::ReadWrite => OK,
-            Command::ReadOnly => {
-                self.session.redirects = true;
-                OK
-            }
-            Command::Cluster => {
-                let reply = cluster::answer(&server.kv.topology(), args)?;
-                self.session.redirects |= args.get(1).is_some_and(|what| {
-                    [&b"SLOTS"[..], b"SHARDS", b"NODES"]
-                        .iter()
-                        .any(|w| what.eq_ignore_ascii_case(w))
-                });
-                reply
-            }
-            Command::Command => facts::command(args)?,
-            Command::Config => facts::config(server, args)?,
-            Command::Info => facts::info(server, args).await,
-            Command::Time => facts::time(),
-            Command::Wait => {
-                number(&args[1])?;
-                number(&args[2])?;
-                Reply::count(server.surely_copied())
-            }
-            other => {
-                let text = format!("ERR {other:?} is not about connections");
-                return Err(Refused::Other(text));
-            }
-        };
-        if matches!(
-            spec.command,
-            Command::Auth | Command::Hello | Command::Reset
-        ) {
-            self.parser.set_limits(self.server.limits(&self.session));
-        }
-        Ok(reply)
+        Ok(())
     }
 
     /// Writes the answers that are there, up to the first that is not.
@@ -413,12 +264,17 @@ impl Connection {
                 kind,
                 protocol,
                 cost,
+                wrote,
+                version,
                 state: State::Ready(reply),
             }) = self.pending.pop_front()
             else {
                 unreachable!("it was there, and ready");
             };
             self.under_way -= cost;
+            if let (Kind::Write, Some(number), Some(version)) = (kind, wrote, version) {
+                self.written.learn(number, version);
+            }
             if self.out.is_empty() {
                 self.flush.as_mut().reset((now + FLUSH_AFTER).into());
             }
@@ -467,17 +323,6 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.server.hold(self.held, 0);
     }
-}
-
-fn value_size(outcome: &Result<Outcome, RequestError>) -> usize {
-    let item = outcome.as_ref().ok().and_then(|o| o.before.as_ref());
-    item.and_then(|item| item.value.as_ref())
-        .map_or(0, Bytes::len)
-}
-
-/// How browsers begin, which never speak RESP.
-fn is_http(word: &[u8]) -> bool {
-    word.eq_ignore_ascii_case(b"POST") || word.eq_ignore_ascii_case(b"HOST:")
 }
 
 fn work(kind: Kind) -> Work {

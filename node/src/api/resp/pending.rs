@@ -2,12 +2,13 @@
 
 use std::{collections::VecDeque, time::Instant};
 
-use kith_proto::kv::{op::Outcome, request::RequestError};
+use kith_proto::kv::{op::Outcome, request::RequestError, version::Version};
 
 use super::{
     reply::{Protocol, Reply},
     spec::Kind,
     strings::{Join, Shape, joined, told},
+    wait::Wait,
 };
 use crate::kv::Begun;
 
@@ -19,6 +20,10 @@ pub(super) struct Pending {
     pub(super) protocol: Protocol,
     /// What it carried (bytes).
     pub(super) cost: usize,
+    /// The number of the last thing written by then.
+    pub(super) wrote: Option<u64>,
+    /// The version that it wrote, once that is known and if it is one.
+    pub(super) version: Option<Version>,
     pub(super) state: State,
 }
 
@@ -26,6 +31,8 @@ pub(super) struct Pending {
 pub(super) enum State {
     Ready(Reply),
     One(Begun, Shape),
+    /// How many have what was written before.
+    Wait(Wait),
     Many {
         /// Those that have no outcome yet, in order.
         waiting: VecDeque<Begun>,
@@ -41,8 +48,10 @@ impl Pending {
             State::Ready(_) => {}
             State::One(begun, shape) => {
                 let outcome = begun.outcome().await;
+                self.version = version_of(&outcome);
                 self.state = State::Ready(told(*shape, outcome));
             }
+            State::Wait(wait) => wait.wait().await,
             State::Many {
                 waiting,
                 outcomes,
@@ -63,8 +72,12 @@ impl Pending {
             State::Ready(_) => {}
             State::One(begun, shape) => match begun.try_outcome() {
                 None => return false,
-                Some(outcome) => self.state = State::Ready(told(*shape, outcome)),
+                Some(outcome) => {
+                    self.version = version_of(&outcome);
+                    self.state = State::Ready(told(*shape, outcome));
+                }
             },
+            State::Wait(_) => return false,
             State::Many {
                 waiting,
                 outcomes,
@@ -82,4 +95,10 @@ impl Pending {
         }
         true
     }
+}
+
+fn version_of(outcome: &Result<Outcome, RequestError>) -> Option<Version> {
+    let outcome = outcome.as_ref().ok()?;
+    let after = outcome.after.as_ref().filter(|_| outcome.applied)?;
+    Some(after.version)
 }
