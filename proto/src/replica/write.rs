@@ -233,7 +233,7 @@ impl Shard {
     }
 
     // What cannot be answered is refused at once, not when its time is over.
-    fn too_few(&self, p: PartitionId, config: &Configuration, need: usize) -> Option<String> {
+    fn too_few(&self, p: PartitionId, config: &Present, need: usize) -> Option<String> {
         let reachable = |member: &&NodeId| {
             **member == self.own || self.view().is_some_and(|view| view.is_reachable(**member))
         };
@@ -262,7 +262,7 @@ impl Shard {
         version: Option<Version>,
         response: Response,
     ) {
-        if let Some(why) = self.too_few(p, config, config.majority()) {
+        if let Some(why) = self.too_few(p, config, config.majority) {
             return self.reply(origin, Err(RequestError::Unavailable(why)), None);
         }
         let write = UnderWay {
