@@ -60,9 +60,8 @@ type Outcome = Result<Exit, Failure>;
     max_term_width = 100,
     disable_help_subcommand = true,
     subcommand_value_name = "COMMAND",
-    override_usage = "kith COMMAND [OPTIONS]",
-    help_template = "{about}\n\n{usage-heading} {usage}\n\nCommands:\n{subcommands}{after-help}",
-    after_help = "`kith COMMAND --help` has an example of each. Try `kith demo`."
+    override_usage = "kith COMMAND [OPTIONS]   (try `kith demo`; each command's --help has an example)",
+    help_template = "{about}\n\n{usage-heading} {usage}\n\nCommands:\n{subcommands}{after-help}"
 )]
 struct Cli {
     #[command(subcommand)]
