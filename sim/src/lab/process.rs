@@ -215,7 +215,9 @@ impl Lab {
         self.requests += 1;
         let request = RequestId(self.requests);
         let partition = match &body {
-            Request::Key { key, .. } => partition_of(key, self.setup.settings.partitions),
+            Request::Key { key, .. } | Request::Copies { key, .. } => {
+                partition_of(key, self.setup.settings.partitions)
+            }
             Request::Scan { partition, .. } | Request::Count { partition } => *partition,
         };
         let input = Input::Request {
