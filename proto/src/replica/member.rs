@@ -165,7 +165,10 @@ impl Shard {
         }
         // A newcomer that was found equal may own it at once. If somebody else began to fill it anew
         // since, or it was dropped, what a majority has must be merged here first: see `drive`.
-        let is_equal = was_member || replica.filled_by.is_some_and(|by| by.equal);
+        // So it must in a member that may have forgotten something (rule 8).
+        let learns = replica.chain.as_ref().is_some_and(|chain| chain.learner);
+        let found_equal = replica.filled_by.is_some_and(|by| by.equal);
+        let is_equal = (was_member && !learns) || found_equal;
         if let Some(chain) = replica.chain.as_mut().filter(|_| !was_member && is_equal) {
             chain.equal_at = wall;
         }

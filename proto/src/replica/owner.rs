@@ -54,6 +54,8 @@ pub(super) struct Owner {
     pub(super) complete: Complete,
     /// What died before was dropped, as far as anything was.
     pub(super) purged: Option<Wall>,
+    /// Since when a member takes nothing because of a promise.
+    pub(super) fenced_since: Option<Time>,
     /// When the owner of a rival branch was told of this one.
     pub(super) told_rival: Option<Time>,
 }
@@ -84,6 +86,7 @@ impl Owner {
             told_install: None,
             complete: Complete::default(),
             purged: None,
+            fenced_since: None,
             told_rival: None,
         }
     }
@@ -331,6 +334,26 @@ impl Shard {
         self.change_goes_on(p, config);
     }
 
+    // A member that promised somebody a next configuration takes nothing, and finds out itself what
+    // became of that; unless it may have forgotten something, and decides nothing. Then the owner ends
+    // the promise with a configuration of the same members.
+    fn member_is_fenced(&mut self, p: PartitionId) {
+        let now = self.now.time;
+        let patience = self.config.timing.promise * 3;
+        let Some(owner) = &mut self.replica(p).owner else {
+            return;
+        };
+        let since = *owner.fenced_since.get_or_insert(now);
+        if now < since + patience || !owner.serving || owner.change.is_some() {
+            return;
+        }
+        owner.fenced_since = None;
+        if let Some(config) = self.chain(p).map(|chain| chain.config.clone()) {
+            let next = config.next(config.members.clone());
+            self.begin_change(p, &config, next);
+        }
+    }
+
     fn install_at_members(&mut self, p: PartitionId, config: &Configuration) {
         let now = self.now.time;
         let retry = self.config.timing.retry;
@@ -473,16 +496,16 @@ impl Shard {
         if has_proposal {
             return self.proposal_found_equal(p, peer, root);
         }
-        let is_learner = {
+        let strict = self.is_strict();
+        let may_be_learner = {
             let Some(owner) = &mut self.replica(p).owner else {
                 return;
             };
-            if let Attempt::Repair(_) = attempt {
-                owner.equal.insert(peer);
-            }
-            owner.learners.remove(&peer)
+            let newly = matches!(attempt, Attempt::Repair(_)) && owner.equal.insert(peer);
+            // It may not have been written to since it forgot something, and so have said nothing of that.
+            owner.learners.remove(&peer) || (newly && strict)
         };
-        if is_learner {
+        if may_be_learner {
             self.tell(peer, p, id, Body::Vouch, None);
         }
         if moved > 0 {
@@ -522,6 +545,7 @@ impl Shard {
         }
         match (attempt, why) {
             (Attempt::Fill(_), _) => self.fill_rejected(from, p, why),
+            (Attempt::Repair(_), Rejection::Promised(_)) if known => self.member_is_fenced(p),
             // Another branch, a rival of this one, has joined that one already and settled it: what
             // it had comes from there.
             (Attempt::Join(_), Rejection::Newer(config)) if known => {

@@ -16,7 +16,7 @@
 //! It serves take-over (between fenced members), filling newcomers, repair, and joining
 //! branches. The other side keeps no state: it checks each message by itself (rule 4).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -197,16 +197,24 @@ impl Shard {
             .filter(|(key, version)| ours.get(*key).is_none_or(|own| own < *version))
             .map(|(key, _)| key.clone())
             .collect();
+        let overwrites = self.overwrites(p, attempt);
+        let differs = |other: &Version, own: &Version| {
+            if overwrites {
+                other != own
+            } else {
+                other < own
+            }
+        };
         let push = ours
             .iter()
-            .filter(|(key, version)| theirs.get(*key).is_none_or(|other| other < *version))
+            .filter(|(key, own)| theirs.get(*key).is_none_or(|other| differs(other, own)))
             .map(|(key, _)| key.clone());
         let push: VecDeque<Bytes> = push.collect();
-        let overwrites = self.overwrites(p, attempt);
         if let Some(session) = self.session(p, peer, attempt) {
             session.push = push;
             if overwrites {
-                // Strict: what the owner does not have goes, and the owner takes nothing in.
+                // Strict: what the owner does not have goes, and the owner takes nothing in. What it has in an
+                // older version replaces that at once: in between the member would have neither.
                 session.drop = pull
                     .into_iter()
                     .filter_map(|key| Some((key.clone(), *theirs.get(&key)?)))
@@ -301,13 +309,18 @@ impl Shard {
         } else if !session.push.is_empty() || !session.drop.is_empty() {
             session.awaiting = Awaiting::Stored;
             let entries = self.carried(p, &mut session.push);
+            let later: BTreeSet<&Bytes> = session.push.iter().collect();
+            let (drop, rest) = std::mem::take(&mut session.drop)
+                .into_iter()
+                .partition(|(key, _)| !later.contains(key));
+            session.drop = rest;
             let size: usize = entries.iter().map(|c| c.entry.size(&c.key)).sum();
             session.moved += size as u64;
             self.transferred(attempt, size as u64);
             Body::Entries {
                 attempt,
                 entries,
-                drop: std::mem::take(&mut session.drop),
+                drop,
             }
         } else if !session.buckets.is_empty() {
             session.awaiting = Awaiting::Listing;

@@ -725,7 +725,8 @@ impl Shard {
         }
     }
 
-    /// Merges entries by version into what is there; `drop` are versions to be removed.
+    /// Merges entries by version into what is there; `drop` are versions to be removed, or replaced by
+    /// whatever comes with them.
     pub(super) fn merge(
         &mut self,
         partition: PartitionId,
@@ -734,6 +735,8 @@ impl Shard {
     ) {
         let mut batch = Batch::default();
         let mut changes: BTreeMap<Place, (Option<Entry>, Option<Entry>)> = BTreeMap::new();
+        let dropped: BTreeMap<&Bytes, &crate::kv::version::Version> =
+            drop.iter().map(|(key, version)| (key, version)).collect();
         for (key, entry) in entries {
             self.clock.saw(entry.version.hlc);
             let place = self.place(partition, &key);
@@ -741,10 +744,10 @@ impl Shard {
                 Some((_, newest)) => newest.clone(),
                 None => self.read(&place),
             };
-            if present
-                .as_ref()
-                .is_some_and(|present| present.version >= entry.version)
-            {
+            let stays = |present: &Entry| {
+                present.version >= entry.version && dropped.get(&key) != Some(&&present.version)
+            };
+            if present.as_ref().is_some_and(stays) {
                 continue;
             }
             changes

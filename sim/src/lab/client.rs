@@ -58,7 +58,8 @@ pub enum Ended {
 pub struct Told {
     /// Whether something was changed.
     pub applied: bool,
-    /// The version written, or read.
+    /// The version written, or read. Nobody is told the version of a deletion: it is looked for on the
+    /// disks.
     pub version: Option<Version>,
     /// What was there before, if that was told: `Some(None)` is nothing.
     pub before: Option<Option<Bytes>>,
@@ -107,6 +108,13 @@ impl Operation {
             Asked::Write(value, _) => Some(value),
             _ => None,
         }
+    }
+}
+
+impl Clients {
+    /// Whether anybody waits for an answer that may yet come.
+    pub fn is_waiting(&self) -> bool {
+        !self.open.is_empty()
     }
 }
 
@@ -307,9 +315,13 @@ fn told(asked: &Asked, outcome: Outcome) -> Told {
 fn end(lab: &mut Lab, client: Option<usize>, index: usize, result: Ended) {
     let now = lab.now();
     lab.mix(index as u64 + 1);
+    let deleted = lab.deleted_as(&lab.clients.history[index], &result);
     let operation = &mut lab.clients.history[index];
     operation.ended = Some(now);
     operation.result = result;
+    if let (Some(version), Ended::Done(told)) = (deleted, &mut operation.result) {
+        told.version = Some(version);
+    }
     let operation = operation.clone();
     lab.acknowledged(&operation);
     let Some(client) = client else {

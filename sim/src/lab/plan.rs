@@ -61,7 +61,7 @@ impl Action {
     // Whom it concerns, if it is one node that may not exist.
     fn node(&self) -> Option<NodeIndex> {
         match self {
-            Self::Start(node) | Self::Resume(node) => Some(*node),
+            Self::Start(node) | Self::Resume(node) | Self::Clock(node, _) => Some(*node),
             Self::Cut(a, b) => Some(*a.max(b)),
             _ => None,
         }
@@ -306,6 +306,7 @@ impl Drawing {
         for node in 0..self.nodes + 4 {
             self.add(end, Action::Resume(node));
             self.add(end, Action::Start(node));
+            self.add(end, Action::Clock(node, 0));
         }
         self.add(end + Duration::from_millis(10), Action::Heal);
         self.steps.sort_by_key(|(at, _)| *at);

@@ -9,7 +9,7 @@ use kith_proto::{
     time::Time,
 };
 
-use crate::lab::{Lab, NodeIndex};
+use crate::lab::{Lab, NodeIndex, client::Asked};
 
 /// What was seen.
 #[derive(Debug, Default)]
@@ -18,13 +18,6 @@ pub(super) struct Ownership {
     chosen: BTreeMap<(PartitionId, ConfigId), Configuration>,
     /// The configuration of each node that was looked at last.
     last: BTreeMap<(NodeIndex, PartitionId), ConfigId>,
-}
-
-impl Ownership {
-    /// How many members were needed to acknowledge a write in a configuration.
-    pub(super) fn majority(&self, p: PartitionId, id: ConfigId) -> Option<usize> {
-        self.chosen.get(&(p, id)).map(Configuration::majority)
-    }
 }
 
 /// A node has done something.
@@ -73,7 +66,10 @@ pub(super) fn at_rest(lab: &Lab) -> Vec<String> {
     let partitions = lab.setup.settings.partitions;
     let mut writes: BTreeMap<PartitionId, Vec<(Time, Time, u64)>> = BTreeMap::new();
     for operation in &lab.clients.history {
-        if let (Some(version), Some(ended)) = (operation.written(), operation.ended) {
+        // Nobody is told as what a key was deleted.
+        let written = operation.written();
+        let version = written.filter(|_| operation.asked != Asked::Delete);
+        if let (Some(version), Some(ended)) = (version, operation.ended) {
             let p = partition_of(&operation.key, partitions);
             let write = (operation.began, ended, version.epoch);
             writes.entry(p).or_default().push(write);

@@ -8,10 +8,7 @@ use kith_proto::{id::PartitionId, kv::version::Version, replica::chain::ConfigId
 
 use crate::lab::{Lab, NodeIndex, client::Operation};
 
-/// Copies that must stay, whatever is dropped.
-const LEAST: usize = 2;
-
-/// Of each partition and key the newest version that was acknowledged, and on how many disks it was.
+/// Of each partition and key the newest version that was acknowledged, and how many disks had to have it.
 #[derive(Debug, Default)]
 pub(super) struct Redundancy(BTreeMap<PartitionId, BTreeMap<Bytes, (Version, usize)>>);
 
@@ -22,11 +19,7 @@ pub(super) fn acknowledged(lab: &mut Lab, operation: &Operation) {
     };
     let p = lab.place_of(&operation.key).partition;
     let copies = copies(lab, &operation.key, version);
-    let id = ConfigId {
-        epoch: version.epoch,
-        branch: version.branch,
-    };
-    let needed = lab.checks.ownership.majority(p, id);
+    let needed = needed(lab, p, version);
     if let Some(needed) = needed
         && copies < needed
         && !a_disk_was_lost(lab)
@@ -40,8 +33,20 @@ pub(super) fn acknowledged(lab: &mut Lab, operation: &Operation) {
     let keys = lab.checks.redundancy.0.entry(p).or_default();
     let known = keys.get(&operation.key);
     if known.is_none_or(|(newest, _)| *newest < version) {
-        keys.insert(operation.key.clone(), (version, copies));
+        keys.insert(operation.key.clone(), (version, needed.unwrap_or(1)));
     }
+}
+
+// How many disks must have had it: the majority of the configuration that it names, if that is the
+// owner's (an entry may carry a later epoch, where a leftover was overwritten).
+fn needed(lab: &Lab, p: PartitionId, version: Version) -> Option<usize> {
+    let owner = *lab.servers(p).first()?;
+    let config = &lab.shard(owner)?.chain_of(p)?.config;
+    let named = ConfigId {
+        epoch: version.epoch,
+        branch: version.branch,
+    };
+    (config.id == named).then(|| config.majority())
 }
 
 /// A node has done something: perhaps it dropped a copy.
@@ -53,7 +58,7 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
     let lost = a_disk_was_lost(lab);
     for (place, version) in dropped {
         let keys = lab.checks.redundancy.0.get(&place.partition);
-        let Some((newest, had)) = keys.and_then(|keys| keys.get(&place.key)).copied() else {
+        let Some((newest, needed)) = keys.and_then(|keys| keys.get(&place.key)).copied() else {
             continue;
         };
         // What is dropped was superseded.
@@ -63,10 +68,10 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
         let least = if lost {
             1
         } else {
-            least(lab, index, place.partition)
+            least(lab, index, place.partition).unwrap_or(needed)
         };
         let copies = copies(lab, &place.key, newest);
-        if copies < had.min(least) {
+        if copies < least {
             lab.object(
                 "redundancy",
                 format!("n{index} dropped {:?} of partition {}, acknowledged as {newest}: {copies} disks have that, and {least} should", place.key, place.partition),
@@ -75,17 +80,17 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
     }
 }
 
-// Who is made a copy of again drops what it had first, as long as a majority has it. Who keeps
-// something that it is no member for any more, drops it when all members have it.
-fn least(lab: &Lab, index: NodeIndex, p: PartitionId) -> usize {
-    let Some(shard) = lab.shard(index) else {
-        return LEAST;
-    };
-    let shown = shard.show().into_iter().find(|shown| shown.partition == p);
-    match shown {
-        Some(shown) if shown.state != "filling" => shown.members.len(),
-        _ => LEAST,
-    }
+// Who keeps something that it is no member for any more, drops it when all members have it. Who
+// is made a copy of again drops what it had first, and who was to become a copy what it got: as long
+// as a majority has it.
+fn least(lab: &Lab, index: NodeIndex, p: PartitionId) -> Option<usize> {
+    let shard = lab.shard(index)?;
+    shard.chain_of(p)?;
+    let shown = shard
+        .show()
+        .into_iter()
+        .find(|shown| shown.partition == p)?;
+    (shown.state != "filling").then_some(shown.members.len())
 }
 
 fn copies(lab: &Lab, key: &Bytes, version: Version) -> usize {
