@@ -21,7 +21,13 @@ mod topology;
 
 pub(crate) use self::topology::Nodes;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use kith_proto::{
     config::{ClusterSettings, Consistency},
@@ -125,6 +131,8 @@ pub(crate) enum FromShard {
     Gathered(u64),
     /// The store has failed.
     Broken(String),
+    /// A shard has to talk to these members.
+    Needs(u16, BTreeSet<NodeId>),
     /// How many partitions a shard owns, and in how many it is a member.
     Holds {
         /// Which shard.
@@ -150,6 +158,7 @@ pub(crate) struct Partitions {
     shards: Vec<Running>,
     disk: Option<OnDisk>,
     holds: Vec<(usize, usize)>,
+    needs: Vec<BTreeSet<NodeId>>,
     summaries: Summaries,
 }
 
@@ -196,6 +205,7 @@ impl Partitions {
             shards: Vec::new(),
             disk: None,
             holds: vec![(0, 0); usize::from(options.shards)],
+            needs: vec![BTreeSet::new(); usize::from(options.shards)],
             summaries: Summaries::default(),
             options,
         };
@@ -296,6 +306,14 @@ impl Partitions {
             // Whoever asked may have gone.
             drop(reply.send(all));
         });
+    }
+
+    /// A shard has to talk to these members. Returns all that any shard has to talk to.
+    pub(crate) fn set_needs(&mut self, shard: u16, needs: BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        if let Some(place) = self.needs.get_mut(usize::from(shard)) {
+            *place = needs;
+        }
+        self.needs.iter().flatten().copied().collect()
     }
 
     /// A shard holds so many partitions now, as owner and as member.

@@ -46,6 +46,10 @@
 //! | 200–399 | 1.02 / 1.09 | 1.04 / 1.15 | 1.05 / 1.19 | 1.02 / 1.11 | 1.20 / 1.57 |
 //! | from 400 | 1.00 / 1.03 | 1.03 / 1.13 | 1.04 / 1.24 | 1.00 / 1.02 | 1.22 / 1.61 |
 //!
+//! In larger clusters, up to 100 nodes of equal weights without zones (5,000 of them), the worst
+//! of the first three rows were 4.2, 3.3 and 2.0, and of the others 1.37, 1.22, 1.12 and 1.03. With
+//! fewer than 13 copies a node nothing is promised: there it was up to 24 times the least.
+//!
 //! So with equal weights, and no zones or as many as copies, 1.15 holds for each change from
 //! about 150 copies a node (R × partitions / nodes), and on average from 50. Choose the number
 //! of partitions by that. Three things cost more at any size: very different weights, where
@@ -79,7 +83,7 @@ mod hash;
 mod placer;
 mod share;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use assign::assign;
 pub use diff::{Diff, diff};
@@ -169,6 +173,14 @@ impl Assignment {
     #[must_use]
     pub fn counts(&self, id: NodeId) -> (usize, usize) {
         self.counts.get(&id).copied().unwrap_or_default()
+    }
+
+    /// Who keeps a partition together with a node.
+    #[must_use]
+    pub fn partners(&self, id: NodeId) -> BTreeSet<NodeId> {
+        let shared = self.iter().filter(|(_, members)| members.contains(&id));
+        let all = shared.flat_map(|(_, members)| members.iter().copied());
+        all.filter(|other| *other != id).collect()
     }
 
     /// Every partition with its list.

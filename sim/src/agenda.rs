@@ -73,3 +73,21 @@ impl<T> Ord for Entry<T> {
         (self.at, self.sequence).cmp(&(other.at, other.sequence))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_earliest_comes_first_and_of_one_moment_what_was_put_down_first() {
+        let at = Time::from_millis;
+        let mut agenda = Agenda::default();
+        for (ms, what) in [(5, 'c'), (3, 'a'), (5, 'd'), (3, 'b'), (9, 'e')] {
+            agenda.push(at(ms), what);
+        }
+        let due = std::iter::from_fn(|| agenda.pop(at(5)));
+        assert_eq!(due.map(|(_, what)| what).collect::<String>(), "abcd");
+        assert_eq!(agenda.len(), 1);
+        assert_eq!(agenda.pop(at(9)), Some((at(9), 'e')));
+    }
+}

@@ -29,7 +29,6 @@ pub mod progress;
 pub mod report;
 pub mod run;
 pub mod scenario;
-mod schedule;
 pub mod trace;
 pub mod truth;
 pub mod view;

@@ -1,13 +1,13 @@
 //! The world: hosts that run real cores, the network between them, one heap of events.
 //!
 //! ```text
-//!   schedule --> happen: a packet arrives, a timer is due, a connection is made ...
-//!                  |
-//!                  v
+//!   agenda --> happen: a packet arrives, a timer is due, a connection is made ...
+//!                |
+//!                v
 //!     core.handle(host's own clock, input)        the very code that `node` runs
-//!                  |
-//!                  v   outputs, in order (carry_out)
-//!     network: how long, whether at all  -->  schedule
+//!                |
+//!                v   outputs, in order (carry_out)
+//!     network: how long, whether at all  -->  agenda
 //! ```
 //!
 //! One generator, made from the seed, decides all that is random, and events of the same moment
@@ -51,9 +51,9 @@ use self::{
 };
 pub use crate::host::HostId;
 use crate::{
+    agenda::Agenda,
     host::{Host, Process},
     network::{Links, Network, Transport},
-    schedule::Schedule,
     trace::{Digest, Trace},
     truth::Truth,
 };
@@ -154,7 +154,7 @@ pub struct World {
     by_address: BTreeMap<SocketAddr, HostId>,
     links: Links,
     connections: Connections,
-    schedule: Schedule<Happening>,
+    agenda: Agenda<Happening>,
     rng: ChaCha8Rng,
     digest: Digest,
     requests: u64,
@@ -180,7 +180,7 @@ impl World {
             by_address: BTreeMap::new(),
             links: Links::new(rng.random()),
             connections: Connections::default(),
-            schedule: Schedule::default(),
+            agenda: Agenda::default(),
             rng,
             digest: Digest::default(),
             requests: 0,
@@ -216,7 +216,7 @@ impl World {
     /// Lets the next event happen, unless it comes after `until`: then it is `until`, and false
     /// is returned.
     pub fn step(&mut self, until: Time) -> bool {
-        let Some((at, what)) = self.schedule.next(until) else {
+        let Some((at, what)) = self.agenda.pop(until) else {
             self.now = self.now.max(until);
             return false;
         };
@@ -348,6 +348,6 @@ impl World {
     }
 
     fn at(&mut self, at: Time, what: Happening) {
-        self.schedule.at(at, what);
+        self.agenda.push(at, what);
     }
 }

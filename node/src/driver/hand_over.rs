@@ -88,6 +88,10 @@ impl Driver {
                     "what partitions hold cannot be kept: {text}"
                 )));
             }
+            FromShard::Needs(shard, needs) => {
+                let all = self.partitions.set_needs(shard, needs);
+                self.core.partition_peers(self.clock.now(), all);
+            }
             FromShard::Holds {
                 shard,
                 owned,

@@ -1,7 +1,7 @@
 //! One shard's thread: feeds a partition core, and carries out what it wants.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -107,6 +107,7 @@ struct Running<'a> {
     frames: BTreeMap<NodeId, Vec<u8>>,
     shown: BTreeMap<PartitionId, ConfigId>,
     holds: (usize, usize),
+    needs: BTreeSet<NodeId>,
 }
 
 /// Runs until the driver drops its end.
@@ -170,6 +171,7 @@ async fn drive(
         frames: BTreeMap::new(),
         shown: BTreeMap::new(),
         holds: (0, 0),
+        needs: BTreeSet::new(),
     };
     running.exchange(&mut inbox, &mut calls).await
 }
@@ -338,7 +340,15 @@ impl Running<'_> {
 
     // Clients are told of configurations that changed.
     fn show(&mut self) {
-        let Some(routes) = self.shard.take_changed_routes() else {
+        let routes = self.shard.take_changed_routes();
+        if routes.is_some() || self.shard.awaits_stream() {
+            let needs = self.shard.peers_needed();
+            if needs != self.needs {
+                self.needs.clone_from(&needs);
+                self.tell(FromShard::Needs(self.number, needs));
+            }
+        }
+        let Some(routes) = routes else {
             return;
         };
         let mut changed = Vec::new();

@@ -2,7 +2,8 @@
 //!
 //! Up to [`MESH_LIMIT`] members everybody holds a stream to everybody: the lower id dials, and
 //! the other one only if nothing came for a while. In larger clusters each dials a few, chosen
-//! by hash. Streams are opened at a bounded rate.
+//! by hash, and those that partitions need: whoever shares one with this node in its view of the
+//! ring, and whom its host names ([`Core::partition_peers`]). Streams are opened at a bounded rate.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -10,7 +11,7 @@ use rand::RngExt;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Core, Phase, half_blocked::DialFailure, streams::Purpose, timers::TimerKind};
-use crate::{id::NodeId, time::Time};
+use crate::{id::NodeId, members::table::Entry, time::Time};
 
 /// Up to so many members everybody holds a stream to everybody.
 pub(super) const MESH_LIMIT: usize = 128;
@@ -23,7 +24,41 @@ pub(super) const MESH_PAUSE: Duration = Duration::from_millis(60);
 pub(super) const MESH_PATIENCE: Duration = Duration::from_secs(3);
 const CHOICE_SEED: u64 = 0x6b69_7468_6d65_7368;
 
+/// Members that partitions have to talk to.
+#[derive(Debug, Default)]
+pub(super) struct Partners {
+    /// Placement gives them a partition together with this node.
+    placed: BTreeSet<NodeId>,
+    /// The host named them.
+    named: BTreeSet<NodeId>,
+}
+
 impl Core {
+    /// Partitions have to talk to these members, as their configurations say, or as requests do
+    /// that wait for an owner: streams to them are opened if there are none, and kept like
+    /// all others. What was named before and is not any more is only not opened again.
+    pub fn partition_peers(&mut self, now: Time, peers: BTreeSet<NodeId>) {
+        if self.partners.named != peers {
+            self.partners.named = peers;
+            self.mesh_soon(now);
+        }
+    }
+
+    /// Placement gives these members partitions together with this node.
+    pub(super) fn placed_together(&mut self, now: Time, peers: BTreeSet<NodeId>) {
+        if self.partners.placed != peers {
+            self.partners.placed = peers;
+            self.mesh_soon(now);
+        }
+    }
+
+    // In smaller clusters streams to all are opened anyway.
+    fn mesh_soon(&mut self, now: Time) {
+        if self.living() > MESH_LIMIT {
+            self.timers.set_by(TimerKind::Mesh, now + MESH_PAUSE);
+        }
+    }
+
     /// Opens one stream that is missing, and comes again while more are.
     pub(super) fn mesh(&mut self, now: Time) {
         if !matches!(self.phase, Phase::Active) {
@@ -36,7 +71,7 @@ impl Core {
         let peers: Vec<NodeId> = if everybody {
             self.table.living_ids().collect()
         } else {
-            self.chosen_peers()
+            self.wanted_peers().into_iter().collect()
         };
         let dialling = self.dialling();
         for entry in peers.into_iter().filter_map(|id| self.table.get(id)) {
@@ -72,7 +107,17 @@ impl Core {
 
     /// Whether a stream to a member is to be held.
     pub(super) fn mesh_wants(&self, id: NodeId) -> bool {
-        self.living() <= MESH_LIMIT || self.chosen_peers().contains(&id)
+        self.living() <= MESH_LIMIT || self.wanted_peers().contains(&id)
+    }
+
+    // In a large cluster.
+    fn wanted_peers(&self) -> BTreeSet<NodeId> {
+        let Partners { placed, named } = &self.partners;
+        let partners = placed.union(named).copied().filter(|id| {
+            let entry = self.table.get(*id).filter(|_| *id != self.table.own_id());
+            entry.is_some_and(Entry::is_living)
+        });
+        self.chosen_peers().into_iter().chain(partners).collect()
     }
 
     pub(super) fn chosen_peers(&self) -> Vec<NodeId> {

@@ -79,7 +79,7 @@ impl Core {
         }
     }
 
-    pub(super) fn place(&mut self) {
+    pub(super) fn place(&mut self, now: Time) {
         self.timers.clear(TimerKind::Placement);
         self.ring.unplaced_since = None;
         let Some(cluster) = &self.cluster else { return };
@@ -128,7 +128,9 @@ impl Core {
             };
             self.emit(event);
         }
-        let (owned, backups) = after.counts(self.table.own_id());
+        let own = self.table.own_id();
+        self.placed_together(now, after.partners(own));
+        let (owned, backups) = after.counts(own);
         if !changes.changed.is_empty() {
             self.emit(Event::AssignmentSummary {
                 members,

@@ -77,6 +77,11 @@ impl Asks {
         Some(asked)
     }
 
+    /// Partitions that requests wait for.
+    pub(super) fn partitions(&self) -> impl Iterator<Item = PartitionId> {
+        self.waiting.keys().copied()
+    }
+
     /// The number of one whose time is over.
     fn over(&self, now: Time) -> Option<u64> {
         let (at, number) = *self.deadlines.first()?;

@@ -1,5 +1,7 @@
 //! What a shard shows of itself: states and their reasons.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +91,39 @@ impl Shard {
             });
         }
         all
+    }
+
+    /// Others that this shard has to talk to, whether there is a stream to them or not: who is in a
+    /// configuration with this node, or has what is to be joined with it, and who owns a partition
+    /// that requests of this node wait for.
+    pub fn peers_needed(&self) -> BTreeSet<NodeId> {
+        let mut peers = BTreeSet::new();
+        for replica in self.replicas.values() {
+            let chain = replica.chain.as_ref();
+            let present = chain.map(|chain| &chain.config);
+            let next = chain.and_then(|chain| Some(&chain.accepted.as_ref()?.1));
+            let configs = [present, next].into_iter().flatten();
+            for config in configs.filter(|config| config.has(self.own)) {
+                peers.extend(&config.members);
+                let unmerged = config.unmerged.iter();
+                peers.extend(unmerged.flat_map(|source| &source.members));
+            }
+            peers.extend(replica.rival.iter().flat_map(|rival| &rival.members));
+            peers.extend(replica.filled_by.map(|filler| filler.node));
+        }
+        peers.extend(self.asks.partitions().filter_map(|p| self.routes.owner(p)));
+        peers.remove(&self.own);
+        peers
+    }
+
+    /// Whether requests wait only because there is no stream to an owner that takes part.
+    pub fn awaits_stream(&self) -> bool {
+        let lacks = |owner| {
+            let living = self.view().is_some_and(|view| view.is_living(owner));
+            living && self.view().is_some_and(|view| view.stream(owner).is_none())
+        };
+        let mut owners = self.asks.partitions().filter_map(|p| self.routes.owner(p));
+        owners.any(|owner| owner != self.own && lacks(owner))
     }
 
     /// Why requests for a partition are not answered now.

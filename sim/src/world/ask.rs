@@ -102,7 +102,7 @@ impl World {
 
     /// Events that are to happen.
     pub fn scheduled(&self) -> usize {
-        self.schedule.len()
+        self.agenda.len()
     }
 
     /// Inputs that wait for a paused process.

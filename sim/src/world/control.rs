@@ -1,7 +1,7 @@
 //! What can be done to the world: hosts come and go, processes stop and starve, ways are cut.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -346,6 +346,16 @@ impl World {
             self.truth.leaving(self.now, host);
         }
         self.deliver(host, Input::Command { request, command });
+    }
+
+    /// Partitions at a host have to talk to these members, as its `node` would tell the core.
+    pub fn name_partition_peers(&mut self, host: HostId, peers: BTreeSet<NodeId>) {
+        let it = &mut self.hosts[host];
+        let local = it.clock.local(self.now);
+        if let Some(core) = &mut it.core {
+            core.partition_peers(local, peers);
+        }
+        self.drain(host);
     }
 
     pub(super) fn end_process(&mut self, host: HostId, end: End) {
