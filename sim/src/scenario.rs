@@ -100,7 +100,7 @@ pub static ALL: &[Scenario] = &[
     ),
     scenario(
         "starved",
-        "a quarter of all nodes gets 60 ms of CPU every 8 s",
+        "a quarter of all nodes gets a share of 60 ms of CPU every 8 s",
         32,
         4,
         starving::starved,

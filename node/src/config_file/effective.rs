@@ -169,7 +169,7 @@ const TABLES: [(&str, &[(&str, &str)]); 2] = [
         ("placement-delay", "Changes of membership are gathered this long before ownership is computed anew, 1ms or more"),
     ]),
     ("detection", &[
-        ("lifeguard", "Local health, confirmations that shorten suspicion, the buddy"),
+        ("lifeguard", "Local health, own stalls noticed, confirmations that shorten suspicion, the buddy"),
         ("evidence", "What broken streams and refused connections tell"),
         ("bursts", "News is gossiped when it is learnt, not at the next tick"),
     ]),
