@@ -232,7 +232,7 @@ fn run_all(options: &Options, report: &mut Report) -> Result<()> {
         }
         let of_partitions = matches!(subject, Subject::Kith { .. });
         if options.wants(Scenario::Redis) && of_partitions {
-            report.add(redis::beside(options, subject));
+            redis::beside(options, subject, report);
         }
         if options.wants(Scenario::Pair) && of_partitions {
             report.add(pairs::kill(options, subject, middle));

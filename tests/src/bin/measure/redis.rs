@@ -20,8 +20,8 @@ use kith_tests::cluster::{self, Cluster};
 
 use self::{flood::Flood, servers::RedisCluster};
 use crate::{
-    Options, Rows,
-    figures::{Row, Unit},
+    Options,
+    figures::{Report, Row, Unit},
     subject::Subject,
 };
 
@@ -39,12 +39,18 @@ struct Servers {
     any: bool,
 }
 
-/// All of it; nothing if there is no `redis-server`.
-pub(crate) fn beside(options: &Options, subject: &Subject) -> Rows {
+/// All of it, told as it comes; nothing if there is no `redis-server`.
+pub(crate) fn beside(options: &Options, subject: &Subject, report: &mut Report) {
     if let Err(reason) = servers::available() {
-        eprintln!("left out: {reason}");
-        return Ok(Vec::new());
+        eprintln!("left out: {reason:#}");
+        return;
     }
+    if let Err(error) = all(options, subject, report) {
+        report.add(Err(error));
+    }
+}
+
+fn all(options: &Options, subject: &Subject, report: &mut Report) -> Result<()> {
     let kith = kith(subject)?;
     let memory = RedisCluster::start(&["--save", "", "--appendonly", "no"])?;
     let append = RedisCluster::start(&["--save", "", "--appendonly", "yes"])?;
@@ -63,14 +69,13 @@ pub(crate) fn beside(options: &Options, subject: &Subject) -> Rows {
         memory.servers("Redis in memory"),
         append.servers("Redis appendonly"),
     ];
-    let mut rows = Vec::new();
     for (test, pipeline) in [("set", 1), ("set", 16), ("get", 1), ("get", 16)] {
         for whole in [false, true] {
             for servers in all.iter().filter(|servers| whole || servers.any) {
                 let way = if whole { "--cluster" } else { "one node" };
                 let what = format!("redis-benchmark {test} P={pipeline}, {way}");
                 let run = || benchmark::run(servers.addresses[0], test, pipeline, whole);
-                rows.extend(measured(options, servers, &what, run));
+                report.add(Ok(measured(options, servers, &what, run)));
             }
         }
     }
@@ -81,11 +86,11 @@ pub(crate) fn beside(options: &Options, subject: &Subject) -> Rows {
                 let after = if *wait { ", then WAIT 1" } else { "" };
                 let what = format!("{pipeline} SET{after}; 50 connections to owners");
                 let run = || flood.run(pipeline, *wait);
-                rows.extend(measured(options, servers, &what, run));
+                report.add(Ok(measured(options, servers, &what, run)));
             }
         }
     }
-    Ok(rows)
+    Ok(())
 }
 
 fn kith(subject: &Subject) -> Result<Cluster> {
@@ -102,7 +107,7 @@ fn measured(
     servers: &Servers,
     what: &str,
     run: impl Fn() -> Result<f64>,
-) -> [Row; 2] {
+) -> Vec<Row> {
     let nodes = servers.processes.len();
     let mut speed = Row::named(what, servers.name, nodes, Unit::PerSecond);
     let mut cost = Row::named("… processors used", servers.name, nodes, Unit::Times);
@@ -115,5 +120,5 @@ fn measured(
         let used = before.and_then(|before| Ok((after? - before) / took));
         cost.add(used);
     }
-    [speed, cost]
+    vec![speed, cost]
 }

@@ -64,7 +64,10 @@ impl RedisCluster {
             let own = cluster._folder.path().join(number.to_string());
             fs::create_dir(&own)?;
             let mut command = Command::new("redis-server");
-            command.args(["--bind", &host.ip().to_string()]);
+            let ip = host.ip().to_string();
+            // Without being told, others take the address that a connection comes from, which is
+            // another one.
+            command.args(["--bind", &ip, "--cluster-announce-ip", &ip]);
             command.args(["--port", &PORT.to_string(), "--cluster-port", BUS]);
             command.args(["--cluster-enabled", "yes", "--protected-mode", "no"]);
             command.arg("--dir").arg(&own).args(flags);
@@ -77,8 +80,9 @@ impl RedisCluster {
             let up = || ask(*address, &[b"PING"]).map_err(|error| format!("{error:#}"));
             wait::poll("a Redis node", PATIENCE, up)?;
         }
-        let mut create = Command::new("redis-cli");
-        create.args(["--cluster", "create"]);
+        // By itself it waits without an end for nodes that do not find each other.
+        let mut create = Command::new("timeout");
+        create.args(["60", "redis-cli", "--cluster", "create"]);
         create.args(cluster.addresses.iter().map(ToString::to_string));
         create.args(["--cluster-replicas", "1", "--cluster-yes"]);
         let output = create.output().context("redis-cli")?;
