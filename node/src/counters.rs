@@ -52,6 +52,8 @@ counters! {
     handshakes_untrusted,
     /// Streams cut because their queue was full: the peer reads too slowly.
     streams_too_slow,
+    /// Frames longer than any peer would take, not sent.
+    frames_too_long,
     /// Streams that ended over a frame longer than allowed, or other broken framing.
     streams_broken,
     /// Times that the node found itself late by more than 50 ms: it was paused or starved.

@@ -51,7 +51,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use self::dial::try_handshake;
-use self::stream::Outbox;
+use self::stream::{NotQueued, Outbox};
 use crate::{
     counters::HostCounters,
     limited::Limited,
@@ -222,11 +222,22 @@ impl Peers {
         let Some(outbox) = self.outboxes.get(&stream) else {
             return;
         };
-        if outbox.push(frame).is_err() {
-            self.shared.counters.streams_too_slow.up();
-            tracing::debug!(target: "kith", stream = stream.0, "a peer reads too slowly: its stream is cut");
-            if let Some(outbox) = self.outboxes.remove(&stream) {
-                outbox.cut();
+        let size = frame.len();
+        match outbox.push(frame) {
+            Ok(()) => {}
+            Err(NotQueued::TooLong) => {
+                self.shared.counters.frames_too_long.up();
+                tracing::error!(
+                    target: "kith", stream = stream.0, size,
+                    "a frame is longer than a peer would take, and is not sent"
+                );
+            }
+            Err(NotQueued::TooSlow) => {
+                self.shared.counters.streams_too_slow.up();
+                tracing::debug!(target: "kith", stream = stream.0, "a peer reads too slowly: its stream is cut");
+                if let Some(outbox) = self.outboxes.remove(&stream) {
+                    outbox.cut();
+                }
             }
         }
     }

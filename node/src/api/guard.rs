@@ -6,7 +6,7 @@
 //! `127.0.0.1` (DNS rebinding) it could become the same origin: names other than
 //! `localhost` are refused on loopback.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     extract::{Request, State},
@@ -14,6 +14,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use futures_util::StreamExt as _;
 
 use super::{ANSWER_TIMEOUT, App, MAX_BODY, problem::Failure, token::Token};
 use crate::kv::Kv;
@@ -31,6 +32,7 @@ pub(super) async fn check(State(app): State<App>, request: Request, next: Next) 
             None => origin(&app, request.method(), request.headers()),
         });
     if let Err(failure) = checked {
+        drain(request).await;
         return failure.into_response();
     }
     match tokio::time::timeout(ANSWER_TIMEOUT, next.run(request)).await {
@@ -40,6 +42,31 @@ pub(super) async fn check(State(app): State<App>, request: Request, next: Next) 
             Failure::indeterminate(text).into_response()
         }
     }
+}
+
+/// What is read of a body that is not wanted (bytes), and for how long.
+const DRAINED: usize = 64 << 20;
+const DRAIN_TIME: Duration = Duration::from_secs(5);
+
+/// Reads what a client sends before it is told that it is not wanted: most send all of it
+/// before they look for an answer, and a connection that is closed with something unread is
+/// broken for them. Who asks before it sends needs only the answer.
+async fn drain(request: Request) {
+    if request.headers().contains_key(header::EXPECT) {
+        return;
+    }
+    let mut body = request.into_body().into_data_stream();
+    let all = async {
+        let mut left = DRAINED;
+        while let Some(Ok(piece)) = body.next().await {
+            left = left.saturating_sub(piece.len());
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Who takes longer has to live with it.
+    drop(tokio::time::timeout(DRAIN_TIME, all).await);
 }
 
 /// Values may be larger than everything else.

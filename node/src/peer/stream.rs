@@ -55,9 +55,14 @@ struct State {
     cut: Notify,
 }
 
-/// A frame did not fit in the queue.
-#[derive(Debug)]
-pub(super) struct TooSlow;
+/// A frame was not queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotQueued {
+    /// The queue is full: the peer does not read.
+    TooSlow,
+    /// It is longer than a peer would take; it is lost, and the stream goes on.
+    TooLong,
+}
 
 impl Outbox {
     fn new() -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
@@ -69,12 +74,15 @@ impl Outbox {
 
     /// Queues a frame. On a stream that has ended by itself it is lost, and `StreamClosed` is
     /// on its way.
-    pub(super) fn push(&self, frame: Vec<u8>) -> Result<(), TooSlow> {
+    pub(super) fn push(&self, frame: Vec<u8>) -> Result<(), NotQueued> {
+        if frame.len() > MAX_DATA_FRAME {
+            return Err(NotQueued::TooLong);
+        }
         let size = frame.len() + LENGTH_PREFIX;
         let queued = self.state.queued.load(Relaxed);
         // One frame always fits, however long it is.
         if queued > 0 && queued + size > MAX_QUEUED {
-            return Err(TooSlow);
+            return Err(NotQueued::TooSlow);
         }
         self.state.queued.fetch_add(size, Relaxed);
         // Fails only if the stream's task has ended, see above.

@@ -25,6 +25,8 @@ pub(crate) enum Unit {
     CpuMillis,
     /// Memory (MiB).
     MiB,
+    /// How many each second; the more the better, so that the worst is the least.
+    PerSecond,
 }
 
 /// A row: one thing measured several times.
@@ -43,9 +45,14 @@ pub(crate) struct Row {
 impl Row {
     /// A row without values.
     pub(crate) fn new(what: impl Into<String>, who: &Subject, nodes: usize, unit: Unit) -> Self {
+        Self::named(what, &who.to_string(), nodes, unit)
+    }
+
+    /// A row without values, about something else than what is measured mostly.
+    pub(crate) fn named(what: impl Into<String>, who: &str, nodes: usize, unit: Unit) -> Self {
         Self {
             what: what.into(),
-            who: who.to_string(),
+            who: who.to_owned(),
             nodes,
             unit,
             values: Vec::new(),
@@ -70,7 +77,13 @@ impl Row {
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);
         let (median, worst) = match median(&sorted) {
-            Some(median) => (self.show(median), self.show(sorted[sorted.len() - 1])),
+            Some(median) => {
+                let worst = match self.unit {
+                    Unit::PerSecond => sorted[0],
+                    _ => sorted[sorted.len() - 1],
+                };
+                (self.show(median), self.show(worst))
+            }
             None => ("–".to_owned(), "–".to_owned()),
         };
         let worst = match self.missing.len() {
@@ -92,6 +105,7 @@ impl Row {
             Unit::PacketsPerSecond => format!("{value:.2} /s"),
             Unit::CpuMillis => format!("{value:.2} ms/s"),
             Unit::MiB => format!("{value:.1} MiB"),
+            Unit::PerSecond => format!("{value:.0} /s"),
         }
     }
 }

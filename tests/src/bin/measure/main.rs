@@ -28,6 +28,7 @@ mod machines;
 mod owners;
 mod pairs;
 mod quiet;
+mod redis;
 mod subject;
 
 use std::{
@@ -130,6 +131,8 @@ enum Scenario {
     Million,
     /// Writes on both sides of a split, in both modes: what is seen, merged, lost.
     Divide,
+    /// Speed beside Redis Cluster 7 (must be installed), 5 nodes at loopback addresses.
+    Redis,
 }
 
 impl Options {
@@ -228,6 +231,9 @@ fn run_all(options: &Options, report: &mut Report) -> Result<()> {
             report.add(owners::kill(options, subject, middle));
         }
         let of_partitions = matches!(subject, Subject::Kith { .. });
+        if options.wants(Scenario::Redis) && of_partitions {
+            redis::beside(options, subject, report);
+        }
         if options.wants(Scenario::Pair) && of_partitions {
             report.add(pairs::kill(options, subject, middle));
         }
