@@ -87,9 +87,8 @@ impl Shard {
             return false;
         };
         let config = &chain.config;
-        let left = rival.has(config.owner())
-            && rival.descends_from(config.id)
-            && rival.id.branch != config.id.branch;
+        // It may have joined that branch before this configuration was chosen without it.
+        let left = rival.has(config.owner()) && rival.id.branch != config.id.branch;
         config.owner() != self.own && left
     }
 

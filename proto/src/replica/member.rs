@@ -171,6 +171,7 @@ impl Shard {
         let is_equal = (was_member && !learns) || found_equal;
         if let Some(chain) = replica.chain.as_mut().filter(|_| !was_member && is_equal) {
             chain.equal_at = wall;
+            chain.learner = false;
         }
         replica.promised_at = None;
         replica.filled_by = None;

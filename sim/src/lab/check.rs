@@ -7,6 +7,7 @@
 //! | [`deletes`] | what was deleted last stays deleted | at the end | the same |
 //! | [`linearizability`] | strict: what clients were told of each key has an order that fits real time | at the end, with a last read of each key | Herlihy and Wing 1990; Wing and Gong 1993; Lowe 2017 |
 //! | [`redundancy`] | an acknowledged write is on as many disks as were needed, then and whenever somebody drops a copy | at each acknowledgement, and at each drop | partitions.md, order of work |
+//! | [`clocks`] | no write is stamped more than a minute (and a second) ahead of the true time | at each acknowledgement | partitions.md, rule 9 |
 //! | [`placement`] | each partition is served by the owner that placement names, with the members that it names | within a bound after the faults | partitions.md, placement |
 //! | [`equality`] | all members have the same entries, and digests say what is there | at the end | partitions.md, one way to make copies equal |
 //!
@@ -22,6 +23,7 @@
 //!   within the time that copies take to be equal again. [`super::plan`] stays within what is promised.
 //! - Expiry, scans and `ack=one|all`; partitions together with the real failure detector.
 
+pub mod clocks;
 pub mod deletes;
 pub mod durability;
 pub mod equality;
@@ -101,6 +103,7 @@ impl Lab {
 
     pub(super) fn acknowledged(&mut self, operation: &Operation) {
         redundancy::acknowledged(self, operation);
+        clocks::acknowledged(self, operation);
     }
 
     // As what a key was deleted: the newest deletion that is on two disks at that moment, if a later

@@ -138,6 +138,20 @@ fn is_sound(lab: &Lab) -> bool {
     running && (0..lab.setup.settings.partitions).all(|p| placement::is_complete(lab, p))
 }
 
+// In every configuration that is known, or is being decided, most members are others.
+fn others_are_majorities(lab: &Lab, node: NodeIndex) -> bool {
+    let id = lab.id(node);
+    lab.living().into_iter().all(|other| {
+        let chains =
+            (0..lab.setup.settings.partitions).filter_map(|p| lab.shard(other)?.chain_of(p));
+        let mut configs = chains.flat_map(|chain| {
+            let next = chain.accepted.as_ref().map(|(_, next)| next);
+            [Some(&chain.config), next]
+        });
+        configs.all(|config| config.is_none_or(|it| !it.has(id) || it.members.len() > 2))
+    })
+}
+
 fn may_lose_power(lab: &Lab, node: NodeIndex) -> bool {
     if lab.setup.sync == SyncMode::Always {
         return true;
@@ -152,7 +166,7 @@ fn may_lose_power(lab: &Lab, node: NodeIndex) -> bool {
         });
         *other != node && !lab.is_gone(*other) && (learns || !lab.disk(*other).is_trusted())
     };
-    !(0..lab.len()).any(|other| distrusted(&other))
+    !(0..lab.len()).any(|other| distrusted(&other)) && others_are_majorities(lab, node)
 }
 
 /// What a seed leads to.

@@ -375,13 +375,18 @@ impl Lab {
     }
 
     pub(super) fn clock(&self, index: NodeIndex) -> Now {
-        const BEGAN: i64 = 1_700_000_000_000;
-        let millis = i64::try_from(self.now.since_origin().as_millis()).unwrap_or(0);
-        let wall = BEGAN + millis + self.nodes[index].wall_error;
+        let error = self.nodes[index].wall_error;
         Now {
             time: self.now,
-            wall: Wall(u64::try_from(wall).unwrap_or(0)),
+            wall: Wall(self.true_wall().0.saturating_add_signed(error)),
         }
+    }
+
+    /// What clocks that are right show.
+    pub(super) fn true_wall(&self) -> Wall {
+        const BEGAN: u64 = 1_700_000_000_000;
+        let millis = u64::try_from(self.now.since_origin().as_millis()).unwrap_or(0);
+        Wall(BEGAN + millis)
     }
 
     pub(super) fn index_of(&self, id: NodeId) -> Option<NodeIndex> {
