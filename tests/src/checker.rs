@@ -16,7 +16,7 @@ use std::{
 use kith::client::kv::Ack;
 use kith::client::{Client, ClientError, kv::Precondition};
 
-use crate::{agent::Agent, wait};
+use crate::{agent::Agent, cluster::Cluster, wait};
 
 /// Between two writes of a writer if nothing else is said: clients, not a flood.
 const PAUSE: Duration = Duration::from_millis(2);
@@ -132,6 +132,20 @@ impl Checker {
             })
             .collect();
         Self { shared, writers }
+    }
+
+    /// Everybody is there and writes go on through everybody, all copies are made again, and
+    /// nothing is lost.
+    ///
+    /// # Panics
+    /// If that does not come about.
+    #[track_caller]
+    pub fn expect_health(&self, cluster: &Cluster) {
+        cluster.expect_all_alive();
+        self.through(cluster.nodes());
+        cluster.expect_healthy();
+        self.expect_progress();
+        self.expect_nothing_lost(cluster.nodes());
     }
 
     /// From now on writes go through these agents. Those under way may still fail at another.

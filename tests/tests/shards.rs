@@ -1,10 +1,5 @@
 //! How many shards a node has is its own affair, and may be another number at every start.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "what a test may do, its helpers may do too"
-)]
-
 use kith_tests::{
     checker::{self, Checker},
     cluster,
@@ -43,10 +38,6 @@ fn nodes_with_different_numbers_of_shards_are_one_cluster() {
         checker.expect_nothing_lost(cluster.others(victim));
         set(&mut cluster, victim, shards);
         cluster.restart(victim);
-        cluster.expect_all_alive();
-        checker.through(cluster.nodes());
-        cluster.expect_healthy();
-        checker.expect_progress();
-        checker.expect_nothing_lost(cluster.nodes());
+        checker.expect_health(&cluster);
     }
 }

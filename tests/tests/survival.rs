@@ -41,7 +41,7 @@ fn killed_again_and_again(flags: &[&str]) {
         checker.expect_nothing_lost(cluster.others(victim));
 
         cluster.restart(victim);
-        back_to_health(&cluster, &checker);
+        checker.expect_health(&cluster);
     }
 }
 
@@ -69,7 +69,7 @@ fn each_is_stopped_and_started_again_while_clients_write() {
         checker.expect_nothing_lost(cluster.others(index));
 
         cluster.restart(index);
-        back_to_health(&cluster, &checker);
+        checker.expect_health(&cluster);
     }
 }
 
@@ -87,7 +87,7 @@ fn one_joins_and_gets_its_share_and_one_leaves_and_hands_its_share_over() {
             Err("none".to_owned())
         }
     });
-    back_to_health(&cluster, &checker);
+    checker.expect_health(&cluster);
 
     checker.through(cluster.others(1));
     leave(&cluster, 1);
@@ -224,16 +224,6 @@ fn planned(nodes: usize, flags: &[&str]) -> Cluster {
 
 fn key(number: usize) -> String {
     format!("key-{number}")
-}
-
-/// Everybody is there and writes go on through everybody, all copies are made again, and nothing
-/// is lost.
-fn back_to_health(cluster: &Cluster, checker: &Checker) {
-    cluster.expect_all_alive();
-    checker.through(cluster.nodes());
-    cluster.expect_healthy();
-    checker.expect_progress();
-    checker.expect_nothing_lost(cluster.nodes());
 }
 
 fn leave(cluster: &Cluster, index: usize) {
