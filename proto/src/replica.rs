@@ -21,19 +21,21 @@
 //!
 //! | file | subject | rules kept there |
 //! |---|---|---|
-//! | [`chain`] | configurations, ballots, what a member keeps durably | 3, 5, 6, 10 |
+//! | [`chain`], `configuration` | configurations, ballots, what a member keeps durably | 3, 5, 6, 10 |
 //! | [`message`] | everything that is said, with the exchanges drawn | |
-//! | [`host`] | the seam to whoever runs a shard; what must be durable before what | |
-//! | [`shard`] | the core: restores, routes inputs, genesis, merges entries by version | 8 |
+//! | [`host`], `settings` | the seam to whoever runs a shard; what must be durable before what | |
+//! | [`shard`], `open`, `keep` | the core: begins with what is stored or with genesis, routes inputs, merges entries by version | 8 |
 //! | `member` | what a member answers | 3, 4, 6, 8, 10 |
-//! | `owner` | from installation to serving; repair of copies; when to propose | 1, 8 |
-//! | `write` | writes and reads at the owner | 1, 7 |
+//! | `learner` | who is no member yet, or not any more | 6, 8 |
+//! | `owner` | from installation to serving; when to propose | 1, 8 |
+//! | `repair` | members that are not equal | 8 |
+//! | `write`, `written` | writes and reads at the owner; what members answer | 1, 7 |
 //! | `copies` | how many members have what was written | |
 //! | `ask` | requests on their way to an owner | 7 |
-//! | `proposal` | choosing the next configuration: take-over, resuming, closing | 3, A1 |
-//! | `change` | changes by the sitting owner: newcomers, hand-over | 2, 3, 4 |
+//! | `proposal`, `decide` | choosing the next configuration: take-over, resuming, closing | 3, A1 |
+//! | `plan`, `fill`, `change` | changes by the sitting owner: newcomers, hand-over | 2, 3, 4 |
 //! | `recover` | strict: going on by an operator's word | |
-//! | `session`, [`digest`] | one way to make copies equal | 4 |
+//! | `session`, `compared`, [`digest`] | one way to make copies equal, from both sides | 4 |
 //! | `audit` | copies thought to be equal, all of a peer's at once | 4 |
 //! | `care` | what operators are told when something is amiss | |
 //! | [`clocks`] | clocks that run ahead | 9 |
@@ -51,22 +53,22 @@
 //!    epoch (`write`: `confirm`). An owner that starts again first proposes (`owner`: `drive`).
 //! 2. The owner fences itself for every change that it makes (`change`: `fence`).
 //! 3. Accepting implies the promise; a proposer promises and accepts durably before it asks others
-//!    (`chain`, `proposal`); counter 0 is the owner's, once in its epoch (`change`).
+//!    (`chain`, `proposal`, `decide`); counter 0 is the owner's, once in its epoch (`change`).
 //! 4. Transfers carry configuration and attempt, and are refused by whoever does not expect them
-//!    (`session`: `takes_transfer`).
+//!    (`compared`: `takes_transfer`).
 //! 5. Installing clears promised and accepted with one record; the record stays when the data goes
-//!    (`chain`: `install`, `member`: `clear`).
+//!    (`chain`: `install`, `learner`: `clear`).
 //! 6. Only members decide; a strict learner drops what it had before it is filled (`chain`:
-//!    `may_decide`, `member`: `hear_fill`).
+//!    `may_decide`, `learner`: `hear_fill`).
 //! 7. What was given a version is never tried again; without an answer it is indeterminate (`ask`,
 //!    `write`).
 //! 8. A strict member that may have forgotten what it acknowledged counts in nothing until the owner
-//!    has found it equal (`shard`: `restore`, `owner`: `found_equal`).
+//!    has found it equal (`open`: `restore`, `repair`: `found_equal`).
 //! 9. A clock that is more than a minute ahead of most others' stamps nothing and takes no copies, and is
 //!    reported; what is stored is merged whatever it says ([`clocks`]).
 //! 10. Work within a configuration needs exact equality (`chain`: `matches`).
 //!
-//! A1 a fork is not recorded in `accepted` (`proposal`: `ask_to_accept`). A2 and A3 every
+//! A1 a fork is not recorded in `accepted` (`decide`: `ask_to_accept`). A2 and A3 every
 //! difference is exchanged and written anew (`join`). A4 the losing side's members choose to be
 //! joined, then the keeper's members choose the joined configuration (`join`). A5 what a former
 //! member has is dropped before it is filled, if deletions may have been forgotten since (`sweep`:
@@ -87,21 +89,32 @@ mod care;
 pub mod chain;
 mod change;
 pub mod clocks;
+mod compared;
+mod configuration;
 mod copies;
+mod decide;
 pub mod digest;
+mod fill;
 pub mod host;
 mod join;
+mod keep;
+mod learner;
 mod member;
 pub mod message;
 pub mod omit;
+mod open;
 mod owner;
 mod pace;
+mod plan;
 mod proposal;
 mod recover;
+mod repair;
 mod route;
 mod session;
+mod settings;
 pub mod shard;
 pub mod show;
 pub mod spread;
 mod sweep;
 mod write;
+mod written;

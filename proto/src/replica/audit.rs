@@ -6,7 +6,7 @@
 //! ```
 //!
 //! One message a peer, not one a partition: a cluster that rests is to be quiet. What is found to
-//! differ is compared and repaired as after any other doubt (see `owner`: `repair`).
+//! differ is compared and repaired as after any other doubt (see `repair`).
 
 use std::collections::BTreeMap;
 

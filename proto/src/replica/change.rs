@@ -17,8 +17,7 @@ use std::{
 };
 
 use super::{
-    chain::{Ballot, ConfigId, Configuration, Rejection},
-    host::{Standing, View},
+    chain::{Ballot, ConfigId, Configuration},
     message::{Attempt, Body},
     owner::millis,
     proposal::Purpose,
@@ -30,35 +29,31 @@ use crate::{
     time::Time,
 };
 
-/// Partitions of which this node makes new copies at a time.
-const FILLS_OUT: usize = 4;
-/// Partitions that it changes at a time without making copies.
-const CHANGES: usize = 16;
 /// A change that came to nothing is tried again after this.
-const AGAIN: Duration = Duration::from_millis(500);
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// A change under way.
 #[derive(Debug)]
 pub(super) struct Change {
-    next: Configuration,
-    number: u64,
+    pub(super) next: Configuration,
+    pub(super) number: u64,
     /// Newcomers: whether they agreed, and the root that they were found to have.
-    learners: BTreeMap<NodeId, Learner>,
-    phase: Phase,
-    asked: Option<Time>,
+    pub(super) learners: BTreeMap<NodeId, Learner>,
+    pub(super) phase: Phase,
+    pub(super) asked: Option<Time>,
     pub(super) began: Time,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Learner {
-    agreed: bool,
-    equal: bool,
+pub(super) struct Learner {
+    pub(super) agreed: bool,
+    pub(super) equal: bool,
     /// What was sent for its copy (bytes).
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Filling,
     Fenced {
         since: Time,
@@ -137,246 +132,12 @@ impl Shard {
         }
     }
 
-    fn change(&mut self, p: PartitionId) -> Option<&mut Change> {
+    pub(super) fn change(&mut self, p: PartitionId) -> Option<&mut Change> {
         self.replicas.get_mut(&p)?.owner.as_mut()?.change.as_mut()
     }
 
-    // What placement wants, if everybody that it names is there.
-    fn plan(&mut self, p: PartitionId, config: &Configuration) {
-        let now = self.now.time;
-        let Some(view) = self.view.clone() else {
-            return;
-        };
-        if let Some(at) = self.replica(p).backoff
-            && now < at
-        {
-            return self.timers.set_by(Timer::Partition(p), at);
-        }
-        let Some(members) = self.wanted(p, config, &view) else {
-            return;
-        };
-        let newcomers = members.iter().any(|member| !config.has(*member));
-        let (fills, changes) = self.changes_under_way();
-        let full = if newcomers {
-            fills >= self.share(FILLS_OUT)
-        } else {
-            changes >= self.share(CHANGES)
-        };
-        if full {
-            self.queued_changes.insert(p);
-            return;
-        }
-        let mut next = config.next(members);
-        next.unmerged = None;
-        self.begin_change(p, config, next);
-    }
-
-    /// As many changes as may be under way at a time are: the next ones begin when others end.
-    pub(super) fn begin_queued_changes(&mut self) {
-        for _ in 0..CHANGES {
-            let (fills, changes) = self.changes_under_way();
-            if fills >= self.share(FILLS_OUT) || changes >= self.share(CHANGES) {
-                return;
-            }
-            let Some(p) = self.queued_changes.pop_first() else {
-                return;
-            };
-            self.drive(p);
-        }
-    }
-
-    /// Begins a change to `next`.
-    pub(super) fn begin_change(
-        &mut self,
-        p: PartitionId,
-        config: &Configuration,
-        next: Configuration,
-    ) {
-        let learners = next
-            .members
-            .iter()
-            .filter(|member| !config.has(**member))
-            .map(|member| (*member, Learner::default()))
-            .collect();
-        let number = self.number();
-        let now = self.now.time;
-        if let Some(owner) = &mut self.replica(p).owner {
-            owner.change = Some(Change {
-                next,
-                number,
-                learners,
-                phase: Phase::Filling,
-                asked: None,
-                began: now,
-            });
-        }
-        self.counters_up("changes");
-        self.change_goes_on(p, config);
-    }
-
-    fn changes_under_way(&self) -> (usize, usize) {
-        let mut counts = (0, 0);
-        for replica in self.replicas.values() {
-            if let Some(change) = replica.owner.as_ref().and_then(|o| o.change.as_ref()) {
-                if change.learners.is_empty() {
-                    counts.1 += 1;
-                } else {
-                    counts.0 += 1;
-                }
-            }
-        }
-        counts
-    }
-
-    // The members that a partition should have; `None` if that is what it has, or cannot be now.
-    fn wanted(&self, p: PartitionId, config: &Configuration, view: &View) -> Option<Vec<NodeId>> {
-        let own = self.own;
-        let here = |node: &NodeId| {
-            *node == own
-                || (view.is_reachable(*node) && view.standing(*node) == Some(Standing::Living))
-        };
-        let target = view.target.members(p);
-        let possible = !target.is_empty() && target.iter().all(here);
-        if view.leaving {
-            // For good: placement names others. To be back: a backup owns it meanwhile.
-            if possible && !target.contains(&own) {
-                return Some(target.to_vec());
-            }
-            let heir = config
-                .members
-                .iter()
-                .copied()
-                .find(|member| *member != own && here(member))?;
-            let mut members = vec![heir];
-            members.extend(config.members.iter().filter(|m| **m != heir && **m != own));
-            members.push(own);
-            return Some(members);
-        }
-        if possible && target != config.members {
-            return Some(target.to_vec());
-        }
-        None
-    }
-
-    fn fill(&mut self, p: PartitionId, config: &Configuration) {
-        let own = self.own;
-        let now = self.now.time;
-        let retry = self.config.timing.retry;
-        let Some(view) = self.view.clone() else {
-            return;
-        };
-        let still = self.wanted(p, config, &view);
-        let Some(owner) = self.replica(p).owner.as_mut() else {
-            return;
-        };
-        let equal = owner.equal.clone();
-        let Some(change) = &mut owner.change else {
-            return;
-        };
-        // A closed branch that was joined is settled by a change to the same members.
-        let same = change.next.members == config.members;
-        let planned = still.as_ref() == Some(&change.next.members);
-        let lost = change
-            .learners
-            .keys()
-            .any(|learner| !view.is_reachable(*learner));
-        if !(same || planned) || lost {
-            self.drop_change(p);
-            self.replica(p).backoff = Some(now + AGAIN);
-            return self.timers.set_by(Timer::Partition(p), now + AGAIN);
-        }
-        let has = |node: &NodeId| {
-            *node == own
-                || equal.contains(node)
-                || change
-                    .learners
-                    .get(node)
-                    .is_some_and(|learner| learner.equal)
-        };
-        let filled = change.learners.values().all(|learner| learner.equal);
-        let many = change.next.members.iter().filter(|node| has(node)).count();
-        if filled && has(&change.next.owner()) && many >= change.next.majority() {
-            return self.fence(p, config);
-        }
-        let attempt = Attempt::Fill(change.number);
-        let ask = change.asked.is_none_or(|at| now >= at + retry);
-        if ask {
-            change.asked = Some(now);
-        }
-        let learners: Vec<(NodeId, Learner)> = change
-            .learners
-            .iter()
-            .map(|(node, l)| (*node, *l))
-            .collect();
-        for (learner, state) in learners {
-            if !state.agreed && ask {
-                self.tell(learner, p, config.id, Body::Fill { attempt }, None);
-            } else if state.agreed && !state.equal {
-                self.compare_with(p, learner, config.id, attempt);
-            }
-        }
-    }
-
-    /// A newcomer agreed to become a copy.
-    pub(super) fn hear_filling(&mut self, from: NodeId, p: PartitionId, attempt: Attempt) {
-        let Some(id) = self.chain(p).map(|chain| chain.config.id) else {
-            return;
-        };
-        if self.replica(p).proposal.is_some() {
-            return self.compare_with(p, from, id, attempt);
-        }
-        let Some(change) = self.change(p) else {
-            return;
-        };
-        if attempt != Attempt::Fill(change.number) {
-            return;
-        }
-        if let Some(learner) = change.learners.get_mut(&from) {
-            learner.agreed = true;
-            self.compare_with(p, from, id, attempt);
-        }
-    }
-
-    pub(super) fn fill_rejected(&mut self, from: NodeId, p: PartitionId, why: &Rejection) {
-        let now = self.now.time;
-        let of_this = self
-            .change(p)
-            .is_some_and(|change| change.learners.contains_key(&from) && !change.is_fenced());
-        if !of_this {
-            return;
-        }
-        if let (Rejection::Older(_), Some(chain)) = (why, self.chain(p)) {
-            // It was a member once, and has not heard that it is not any more.
-            let config = chain.config.clone();
-            self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
-        }
-        let pause = match why {
-            Rejection::Busy => AGAIN / 5,
-            _ => AGAIN,
-        };
-        self.drop_change(p);
-        self.replica(p).backoff = Some(now + pause);
-        self.timers.set_by(Timer::Partition(p), now + pause);
-    }
-
-    // It is not wanted any more, or cannot be: those who made copies for it may stop.
-    fn drop_change(&mut self, p: PartitionId) {
-        let Some(id) = self.chain(p).map(|chain| chain.config.id) else {
-            return;
-        };
-        let replica = self.replica(p);
-        replica.sessions.clear();
-        let Some(change) = replica.owner.as_mut().and_then(|o| o.change.take()) else {
-            return;
-        };
-        let attempt = Attempt::Fill(change.number);
-        for learner in change.learners.keys() {
-            self.tell(*learner, p, id, Body::Abandon { attempt }, None);
-        }
-    }
-
     // Rule 2: from now on nothing changes here, until it is given up or installed.
-    fn fence(&mut self, p: PartitionId, config: &Configuration) {
+    pub(super) fn fence(&mut self, p: PartitionId, config: &Configuration) {
         let own = self.own;
         let now = self.now.time;
         let replica = self.replica(p);

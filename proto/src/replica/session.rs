@@ -21,28 +21,23 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::{
-    chain::{ConfigId, Rejection},
+    chain::ConfigId,
+    compared::{BUCKETS_AT_ONCE, KEYS_AT_ONCE},
     message::{Attempt, Body, Carried},
-    omit::Omit,
     shard::{Shard, Timer},
 };
 use crate::{
     id::{NodeId, PartitionId},
     kv::version::Version,
-    store::partitions::Place,
     time::Time,
 };
 
-/// Buckets asked for at a time.
-const BUCKETS_AT_ONCE: usize = 128;
-/// Keys listed in one message, about.
-const KEYS_AT_ONCE: usize = 2048;
 /// Entries sent in one message (bytes), about; one may be longer.
 const BYTES_AT_ONCE: usize = 256 << 10;
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Awaiting {
+pub(super) enum Awaiting {
     Comparison,
     Listing,
     Entries,
@@ -56,7 +51,7 @@ enum Awaiting {
 pub(super) struct Session {
     pub(super) attempt: Attempt,
     pub(super) id: ConfigId,
-    awaiting: Awaiting,
+    pub(super) awaiting: Awaiting,
     sent: Time,
     /// The root that the last `Compare` carried.
     root: u64,
@@ -351,7 +346,7 @@ impl Shard {
     }
 
     // Entries that this side has fetched.
-    fn session_entries(
+    pub(super) fn session_entries(
         &mut self,
         peer: NodeId,
         p: PartitionId,
@@ -393,172 +388,5 @@ impl Shard {
             session.pull = keys;
         }
         self.session_goes_on(p, peer);
-    }
-
-    /// The other side of a session: answers by itself, and keeps no state.
-    pub(super) fn asked_to_compare(
-        &mut self,
-        from: NodeId,
-        p: PartitionId,
-        id: ConfigId,
-        body: Body,
-    ) {
-        let attempt = match &body {
-            Body::Compare { attempt, .. }
-            | Body::List { attempt, .. }
-            | Body::Fetch { attempt, .. }
-            | Body::Entries { attempt, .. } => *attempt,
-            _ => return,
-        };
-        // What was fetched comes as an answer; everything else is a question.
-        let fetched = matches!(body, Body::Entries { .. })
-            && self
-                .replicas
-                .get(&p)
-                .and_then(|replica| replica.sessions.get(&from))
-                .is_some_and(|session| {
-                    session.attempt == attempt && session.awaiting == Awaiting::Entries
-                });
-        if fetched {
-            if let Body::Entries { entries, .. } = body {
-                self.session_entries(from, p, attempt, entries);
-            }
-            return;
-        }
-        if let Err(why) = self.takes_transfer(from, p, id, attempt) {
-            return self.reject(from, p, id, attempt, why);
-        }
-        let now = self.now.time;
-        if let Some(by) = &mut self.replica(p).filled_by {
-            by.heard = now;
-        }
-        match body {
-            Body::Compare { root, .. } => {
-                let own = self.root(p);
-                if let Some(by) = &mut self.replica(p).filled_by
-                    && by.is(from, id, attempt)
-                {
-                    by.equal = own == root;
-                }
-                if own == root && !matches!(attempt, Attempt::Ballot(_)) {
-                    self.note_equal(p);
-                }
-                let answer = if own == root {
-                    Body::Equal { attempt, root }
-                } else {
-                    let digests = self.replica(p).digests.buckets().to_vec();
-                    Body::Differ { attempt, digests }
-                };
-                // What is found equal counts as had: it must be kept like a write.
-                let after = self.data_durable();
-                self.tell(from, p, id, answer, after);
-            }
-            Body::List { buckets, .. } => self.list(from, p, id, attempt, &buckets),
-            Body::Fetch { keys, .. } => {
-                let entries = self.carried(p, &mut keys.into());
-                let body = Body::Entries {
-                    attempt,
-                    entries,
-                    drop: Vec::new(),
-                };
-                self.tell(from, p, id, body, None);
-            }
-            Body::Entries { entries, drop, .. } => {
-                // Rule 4: never one of the receiver's present epoch.
-                let epoch = id.epoch;
-                let drop: Vec<_> = drop
-                    .into_iter()
-                    .filter(|(_, version)| version.epoch < epoch || self.omits(Omit::Attempts))
-                    .collect();
-                let merging = matches!(attempt, Attempt::Ballot(_));
-                let drop = if merging { &[][..] } else { &drop[..] };
-                self.merge(p, entries.into_iter().map(|c| (c.key, c.entry)), drop);
-                let after = self.data_durable();
-                self.tell(from, p, id, Body::Stored { attempt }, after);
-            }
-            _ => {}
-        }
-    }
-
-    fn list(&mut self, to: NodeId, p: PartitionId, id: ConfigId, attempt: Attempt, asked: &[u16]) {
-        let mut buckets = Vec::new();
-        let mut keys = Vec::new();
-        for bucket in asked.iter().take(BUCKETS_AT_ONCE) {
-            let page = match self.store.bucket(p, *bucket) {
-                Ok(page) => page,
-                Err(error) => return self.broke(&error),
-            };
-            let listed =
-                |(place, entry): (Place, crate::kv::entry::Entry)| (place.key, entry.version);
-            keys.extend(page.into_iter().map(listed));
-            buckets.push(*bucket);
-            if keys.len() >= KEYS_AT_ONCE {
-                break;
-            }
-        }
-        let body = Body::Listed {
-            attempt,
-            buckets,
-            keys,
-        };
-        self.tell(to, p, id, body, None);
-    }
-
-    // Rule 4: a transfer belongs to an effort, and to the configuration that it is made in.
-    pub(super) fn takes_transfer(
-        &self,
-        from: NodeId,
-        p: PartitionId,
-        id: ConfigId,
-        attempt: Attempt,
-    ) -> Result<(), Rejection> {
-        if self.is_broken() {
-            return Err(Rejection::Broken);
-        }
-        let Some(replica) = self.replicas.get(&p) else {
-            return Err(Rejection::NotMember);
-        };
-        if self.omits(Omit::Attempts) {
-            return Ok(());
-        }
-        if let Attempt::Fill(_) = attempt {
-            let expected = replica.filled_by.is_some_and(|by| by.is(from, id, attempt));
-            return if expected {
-                Ok(())
-            } else {
-                Err(Rejection::OtherAttempt)
-            };
-        }
-        let Some(chain) = &replica.chain else {
-            return Err(Rejection::NotMember);
-        };
-        if let Attempt::Join(_) = attempt {
-            // What the closed branch has stays as it is until it is settled.
-            let unmerged = chain.config.unmerged.as_ref();
-            let joined = unmerged.is_some_and(|source| source.id == id);
-            let closed = chain.config.id == id && chain.config.closed_into.is_some();
-            return if joined || closed {
-                Ok(())
-            } else if chain.config.ends(id) {
-                Err(Rejection::Newer(Box::new(chain.config.clone())))
-            } else {
-                Err(Rejection::OtherAttempt)
-            };
-        }
-        chain.matches(id)?;
-        if !chain.config.has(self.own) {
-            return Err(Rejection::NotMember);
-        }
-        match attempt {
-            Attempt::Ballot(ballot) if chain.promised == Some(ballot) => Ok(()),
-            Attempt::Ballot(_) if self.omits(Omit::Fencing) => Ok(()),
-            Attempt::Ballot(_) => Err(Rejection::OtherAttempt),
-            Attempt::Repair(_) => match chain.promised {
-                Some(ballot) => Err(Rejection::Promised(ballot)),
-                None if chain.config.owner() == from => Ok(()),
-                None => Err(Rejection::OtherAttempt),
-            },
-            Attempt::Fill(_) | Attempt::Join(_) => Err(Rejection::OtherAttempt),
-        }
     }
 }

@@ -10,18 +10,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
+use rand::rngs::ChaCha8Rng;
 
 use super::{
     ask::Asks,
     care::Care,
     chain::{Chain, ConfigId, Configuration, Rejection},
     clocks::Clocks,
-    digest::{self, Digests},
-    host::{Input, Now, Output, SyncMode, SyncToken, View},
-    message::{Attempt, Body, Message, Route},
-    omit::Omit,
+    digest::Digests,
+    host::{Input, Now, Output, SyncToken, View},
+    message::{Attempt, Body, Message},
     owner::Owner,
     pace::Pace,
     proposal::Proposal,
@@ -34,91 +32,13 @@ use super::{
 use crate::{
     event::Event,
     id::{NodeId, PartitionId},
-    kv::{
-        entry::Entry,
-        version::{Hlc, HlcClock, Wall},
-    },
-    store::partitions::{Batch, Place, Store, StoreError},
+    kv::version::HlcClock,
+    store::partitions::Store,
     time::Time,
     timers::Timers,
-    wire::codec,
 };
 
-/// That the partitions of a group were minted: facts of the store.
-#[rustfmt::skip]
-const FOUNDED: [&str; GROUPS as usize] = [
-    "founded 0", "founded 1", "founded 2", "founded 3", "founded 4", "founded 5", "founded 6", "founded 7",
-    "founded 8", "founded 9", "founded 10", "founded 11", "founded 12", "founded 13", "founded 14", "founded 15",
-];
-
-/// Settings of a partition core.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// This node.
-    pub node: NodeId,
-    /// Which of the node's shards this is, and of how many.
-    pub shard: (u16, u16),
-    /// When data must be on the disk before it counts.
-    pub sync: SyncMode,
-    /// Time limits.
-    pub timing: Timing,
-    /// What an earlier life acknowledged may not be here: the machine stopped uncleanly, and data was
-    /// not always synced (rule 8).
-    pub forgetful: bool,
-    /// The rule that is left out: none, but for tests that show what happens then.
-    pub omit: Option<Omit>,
-}
-
-/// Time limits of partitions, and how fast copies are made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// Rank `r` among the members that live begins a take-over so much later, `r` times.
-    pub rank: Duration,
-    /// A proposal without progress for so long is begun anew, with a larger ballot.
-    pub proposal: Duration,
-    /// A promise that led to nothing for so long is followed by a proposal of one's own.
-    pub promise: Duration,
-    /// An owner that fences itself for a change gives it up after this.
-    pub fence: Duration,
-    /// A request is answered within this, if only by saying that it could not be.
-    pub request: Duration,
-    /// Exchanges that were not answered are repeated after this.
-    pub retry: Duration,
-    /// Copies are compared this often, even if nothing seems wrong.
-    pub anti_entropy: Duration,
-    /// Tables of owners are compared with somebody this often.
-    pub routes: Duration,
-    /// What is deleted is forgotten so long after all members knew of it.
-    pub tombstone_grace: Duration,
-    /// From the end of one walk through the store, for what is deleted or expired, to the next.
-    pub sweep: Duration,
-    /// A node makes and repairs copies at this rate at the most (bytes per second).
-    pub transfer_rate: u64,
-    /// Members of whom nobody has told count as failed once this node has been one for so long.
-    pub unknown: Duration,
-    /// Who is no member any more asks this often whether it may drop what it has.
-    pub forget: Duration,
-}
-
-impl Default for Timing {
-    fn default() -> Self {
-        Self {
-            rank: Duration::from_millis(50),
-            proposal: Duration::from_millis(1000),
-            promise: Duration::from_millis(800),
-            fence: Duration::from_millis(200),
-            request: Duration::from_millis(3000),
-            retry: Duration::from_millis(250),
-            anti_entropy: Duration::from_secs(60),
-            routes: Duration::from_secs(30),
-            transfer_rate: 64 << 20,
-            tombstone_grace: Duration::from_secs(24 * 3600),
-            sweep: Duration::from_secs(600),
-            unknown: Duration::from_secs(10),
-            forget: Duration::from_secs(5),
-        }
-    }
-}
+pub use super::settings::{Config, Timing};
 
 /// What a shard has timers for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -197,7 +117,7 @@ impl Replica {
             .is_some_and(|by| now < by.heard + Filler::PATIENCE)
     }
 
-    fn new(buckets: u16) -> Self {
+    pub(super) fn new(buckets: u16) -> Self {
         Self {
             chain: None,
             digests: Digests::new(buckets),
@@ -239,17 +159,17 @@ pub struct Shard {
     pub(super) clocks: Clocks,
     pub(super) timers: Timers<Timer>,
     pub(super) counters: Counters,
-    numbers: Numbers,
+    pub(super) numbers: Numbers,
     /// Genesis was looked after in this life.
-    founded: bool,
+    pub(super) founded: bool,
     /// Partitions whose change waits until fewer are being changed.
     pub(super) queued_changes: BTreeSet<PartitionId>,
     /// What was taken over a moment ago: by owner before, how many, and the longest (ms).
     pub(super) taken_over: BTreeMap<NodeId, (usize, u64)>,
-    outputs: VecDeque<Output>,
-    token: SyncToken,
-    sync_wanted: bool,
-    broken: bool,
+    pub(super) outputs: VecDeque<Output>,
+    pub(super) token: SyncToken,
+    pub(super) sync_wanted: bool,
+    pub(super) broken: bool,
 }
 
 impl std::fmt::Debug for Shard {
@@ -262,125 +182,6 @@ impl std::fmt::Debug for Shard {
 }
 
 impl Shard {
-    /// Opens what an earlier life left in the store; `seed` is all the randomness it gets.
-    ///
-    /// # Errors
-    /// If the store cannot be read, or holds what was not written by a partition core.
-    pub fn open(
-        config: Config,
-        store: Box<dyn Store + Send>,
-        partitions: u16,
-        seed: [u8; 32],
-        now: Now,
-    ) -> Result<Self, StoreError> {
-        let mut shard = Self {
-            own: config.node,
-            config,
-            store,
-            rng: ChaCha8Rng::from_seed(seed),
-            clock: HlcClock::default(),
-            now,
-            view: None,
-            first_view: None,
-            buckets: digest::buckets(partitions),
-            replicas: BTreeMap::new(),
-            routes: Routes::default(),
-            writes: Writes::default(),
-            asks: Asks::default(),
-            care: Care::default(),
-            sweep: Sweep::default(),
-            pace: Pace::default(),
-            clocks: Clocks::default(),
-            timers: Timers::default(),
-            counters: Counters::new(),
-            numbers: Numbers::new(0, (0, 1)),
-            founded: false,
-            queued_changes: BTreeSet::new(),
-            taken_over: BTreeMap::new(),
-            outputs: VecDeque::new(),
-            token: SyncToken(1),
-            sync_wanted: false,
-            broken: false,
-        };
-        // Of two lives' numbers none are equal.
-        let after = shard.rng.random::<u64>() >> 16;
-        shard.numbers = Numbers::new(after, shard.config.shard);
-        shard.restore(partitions)?;
-        shard.store.commit()?;
-        Ok(shard)
-    }
-
-    fn restore(&mut self, partitions: u16) -> Result<(), StoreError> {
-        let mut leftovers = Batch::default();
-        for (partition, record) in self.store.chains()? {
-            if !self.is_mine(partition) {
-                continue;
-            }
-            let mut chain: Chain = codec::decode(&record).map_err(|error| {
-                StoreError(format!(
-                    "the chain record of partition {partition}: {error}"
-                ))
-            })?;
-            // Rule 8: the mark is durable before anything else is said in this life.
-            let forgot = self.config.forgetful
-                && chain.config.has(self.own)
-                && !self.omits(Omit::LearnerMark);
-            if forgot && !chain.learner {
-                chain.learner = true;
-                self.store.write(Batch {
-                    chains: vec![(partition, codec::encode(&chain))],
-                    ..Batch::default()
-                })?;
-                self.sync_wanted = true;
-            }
-            let mut replica = Replica::new(self.buckets);
-            let mut after: Option<Place> = None;
-            loop {
-                let page = self.store.page(partition, after.as_ref(), 4096, 4 << 20)?;
-                for (place, entry) in &page {
-                    let size = entry.size(&place.key);
-                    replica
-                        .digests
-                        .add(place.bucket, &place.key, &entry.version, size);
-                    self.clock.saw(entry.version.hlc);
-                }
-                match page.last() {
-                    Some((place, _)) => after = Some(place.clone()),
-                    None => break,
-                }
-            }
-            if chain.is_fenced() {
-                replica.promised_at = Some(self.now.time);
-            }
-            // A closed branch is served by nobody: see `learn_route`.
-            if chain.config.closed_into.is_none() {
-                // If it was chosen just before this node stopped, nobody else may know of it.
-                let owner = chain.config.owner();
-                if owner != self.own && !chain.learner {
-                    replica.telling = vec![owner];
-                }
-                self.routes.learn(Route {
-                    partition,
-                    id: chain.config.id,
-                    members: chain.config.members.clone(),
-                });
-            }
-            replica.chain = Some(chain);
-            self.replicas.insert(partition, replica);
-        }
-        // Copies that were being made when the process ended: nobody counts on them.
-        for partition in (0..partitions).filter(|partition| self.is_mine(*partition)) {
-            let known = self.replicas.contains_key(&partition);
-            if !known && !self.store.page(partition, None, 1, 1)?.is_empty() {
-                leftovers.cleared.push(partition);
-            }
-        }
-        if leftovers.is_empty() {
-            return Ok(());
-        }
-        self.store.write(leftovers)
-    }
-
     /// Takes in something that happened.
     pub fn handle(&mut self, now: Now, input: Input) {
         self.now = now;
@@ -555,50 +356,6 @@ impl Shard {
         self.release_all();
     }
 
-    /// Genesis: mints the first configuration of every partition of which nothing is known. Only the
-    /// node that bootstrapped the cluster does, once.
-    fn found(&mut self, view: &View) {
-        let mut batch = Batch::default();
-        let mut founding = Vec::new();
-        // By group: the next life may have another number of shards.
-        for group in self.groups() {
-            let name = FOUNDED[usize::from(group)];
-            match self.store.fact(name) {
-                Ok(None) => {}
-                Ok(Some(_)) => continue,
-                Err(error) => return self.broke(&error),
-            }
-            batch.facts.push((name, vec![1]));
-            founding.push(group);
-        }
-        if founding.is_empty() {
-            return;
-        }
-        let mine: Vec<PartitionId> = (0..view.settings.partitions)
-            .filter(|partition| founding.contains(&spread::group_of(*partition)))
-            .collect();
-        for partition in mine {
-            if self.replicas.contains_key(&partition) {
-                continue;
-            }
-            let mut chain = Chain::new(Configuration::genesis(self.own, self.rng.random()));
-            chain.equal_at = self.now.wall;
-            batch.chains.push((partition, codec::encode(&chain)));
-            let mut replica = Replica::new(self.buckets);
-            replica.owner = Some(Owner::new(self.own, &chain.config));
-            self.routes.learn(Route {
-                partition,
-                id: chain.config.id,
-                members: chain.config.members.clone(),
-            });
-            replica.chain = Some(chain);
-            self.replicas.insert(partition, replica);
-            self.counters_up("genesis");
-        }
-        self.write_batch(batch);
-        self.durable();
-    }
-
     /// Whether a group of partitions belongs to this shard.
     fn has_group(&self, group: u16) -> bool {
         let (shard, shards) = self.config.shard;
@@ -681,139 +438,6 @@ impl Shard {
         why: Rejection,
     ) {
         self.tell(to, partition, id, Body::Rejected { attempt, why }, None);
-    }
-
-    /// What was written until now must be on the disk before what carries this token.
-    pub(super) fn durable(&mut self) -> SyncToken {
-        self.sync_wanted = true;
-        self.token
-    }
-
-    /// The same for data, if this node's data must be on the disk before it counts.
-    pub(super) fn data_durable(&mut self) -> Option<SyncToken> {
-        (self.config.sync == SyncMode::Always).then(|| self.durable())
-    }
-
-    /// Keeps a partition's chain record; what depends on it waits for the token.
-    pub(super) fn keep_chain(&mut self, partition: PartitionId) -> SyncToken {
-        if let Some(chain) = self.chain(partition) {
-            let chains = vec![(partition, codec::encode(chain))];
-            self.write_batch(Batch {
-                chains,
-                ..Batch::default()
-            });
-        }
-        self.durable()
-    }
-
-    pub(super) fn write_batch(&mut self, batch: Batch) {
-        if let Err(error) = self.store.write(batch) {
-            self.broke(&error);
-        }
-    }
-
-    pub(super) fn place(&self, partition: PartitionId, key: &Bytes) -> Place {
-        Place {
-            partition,
-            bucket: digest::bucket_of(key, self.buckets),
-            key: key.clone(),
-        }
-    }
-
-    pub(super) fn read(&mut self, place: &Place) -> Option<Entry> {
-        match self.store.get(place) {
-            Ok(entry) => entry,
-            Err(error) => {
-                self.broke(&error);
-                None
-            }
-        }
-    }
-
-    /// Merges entries by version into what is there; `drop` are versions to be removed, or replaced by
-    /// whatever comes with them.
-    pub(super) fn merge(
-        &mut self,
-        partition: PartitionId,
-        entries: impl IntoIterator<Item = (Bytes, Entry)>,
-        drop: &[(Bytes, crate::kv::version::Version)],
-    ) {
-        let mut batch = Batch::default();
-        let mut changes: BTreeMap<Place, (Option<Entry>, Option<Entry>)> = BTreeMap::new();
-        let dropped: BTreeMap<&Bytes, &crate::kv::version::Version> =
-            drop.iter().map(|(key, version)| (key, version)).collect();
-        for (key, entry) in entries {
-            self.clock.saw(entry.version.hlc);
-            let place = self.place(partition, &key);
-            let present = match changes.get(&place) {
-                Some((_, newest)) => newest.clone(),
-                None => self.read(&place),
-            };
-            let stays = |present: &Entry| {
-                present.version >= entry.version && dropped.get(&key) != Some(&&present.version)
-            };
-            if present.as_ref().is_some_and(stays) {
-                continue;
-            }
-            changes
-                .entry(place)
-                .and_modify(|(_, newest)| *newest = Some(entry.clone()))
-                .or_insert_with(|| (present, Some(entry.clone())));
-        }
-        for (key, version) in drop {
-            let place = self.place(partition, key);
-            let present = self.read(&place);
-            if present
-                .as_ref()
-                .is_some_and(|entry| entry.version == *version)
-                && !changes.contains_key(&place)
-            {
-                changes.insert(place, (present, None));
-            }
-        }
-        let replica = self.replica(partition);
-        for (place, (before, after)) in changes {
-            if let Some(before) = &before {
-                let size = before.size(&place.key);
-                replica
-                    .digests
-                    .remove(place.bucket, &place.key, &before.version, size);
-            }
-            if let Some(after) = &after {
-                let size = after.size(&place.key);
-                replica
-                    .digests
-                    .add(place.bucket, &place.key, &after.version, size);
-            }
-            batch.entries.push((place, after));
-        }
-        if !batch.is_empty() {
-            self.write_batch(batch);
-        }
-    }
-
-    pub(super) fn root(&mut self, partition: PartitionId) -> u64 {
-        self.replica(partition).digests.root()
-    }
-
-    pub(super) fn largest_hlc(&self) -> Hlc {
-        self.clock.last()
-    }
-
-    pub(super) fn wall(&self) -> Wall {
-        self.now.wall
-    }
-
-    /// The store failed: what it may have lost must not be served.
-    pub(super) fn broke(&mut self, error: &StoreError) {
-        if !std::mem::replace(&mut self.broken, true) {
-            self.outputs.push_back(Output::Broken(error.0.clone()));
-        }
-    }
-
-    /// Whether the store has failed.
-    pub fn is_broken(&self) -> bool {
-        self.broken
     }
 
     /// Numbers for operators.

@@ -6,8 +6,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    chain::{Chain, ConfigId},
+    chain::{Chain, ConfigId, Configuration},
     digest::Digests,
+    proposal::Proposal,
     shard::Shard,
 };
 use crate::{
@@ -209,5 +210,33 @@ impl Shard {
             );
         }
         ("backup", String::new())
+    }
+
+    /// For whom a proposal waits, for people.
+    pub(super) fn proposal_waits_for(&self, config: &Configuration, proposal: &Proposal) -> String {
+        let missing: Vec<String> = config
+            .members
+            .iter()
+            .filter(|member| !proposal.promised.contains_key(member))
+            .map(|member| {
+                let how = if let Some(why) = proposal.mute.get(member) {
+                    why
+                } else if self.is_gone(*member) {
+                    "is gone"
+                } else {
+                    "has not answered"
+                };
+                format!("{} {how}", self.name(*member))
+            })
+            .collect();
+        if missing.is_empty() {
+            return "the next configuration is being decided".to_owned();
+        }
+        format!(
+            "the next configuration is being decided by {} of {} members: {}",
+            proposal.promised.len(),
+            config.members.len(),
+            missing.join(", ")
+        )
     }
 }

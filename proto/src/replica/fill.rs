@@ -1,0 +1,129 @@
+//! Newcomers of a change become copies, or the change is given up.
+
+use super::{
+    chain::{Configuration, Rejection},
+    change::AGAIN,
+    change::Learner,
+    message::{Attempt, Body},
+    shard::{Shard, Timer},
+};
+use crate::id::{NodeId, PartitionId};
+
+impl Shard {
+    pub(super) fn fill(&mut self, p: PartitionId, config: &Configuration) {
+        let own = self.own;
+        let now = self.now.time;
+        let retry = self.config.timing.retry;
+        let Some(view) = self.view.clone() else {
+            return;
+        };
+        let still = self.wanted(p, config, &view);
+        let Some(owner) = self.replica(p).owner.as_mut() else {
+            return;
+        };
+        let equal = owner.equal.clone();
+        let Some(change) = &mut owner.change else {
+            return;
+        };
+        // A closed branch that was joined is settled by a change to the same members.
+        let same = change.next.members == config.members;
+        let planned = still.as_ref() == Some(&change.next.members);
+        let lost = change
+            .learners
+            .keys()
+            .any(|learner| !view.is_reachable(*learner));
+        if !(same || planned) || lost {
+            self.drop_change(p);
+            self.replica(p).backoff = Some(now + AGAIN);
+            return self.timers.set_by(Timer::Partition(p), now + AGAIN);
+        }
+        let has = |node: &NodeId| {
+            *node == own
+                || equal.contains(node)
+                || change
+                    .learners
+                    .get(node)
+                    .is_some_and(|learner| learner.equal)
+        };
+        let filled = change.learners.values().all(|learner| learner.equal);
+        let many = change.next.members.iter().filter(|node| has(node)).count();
+        if filled && has(&change.next.owner()) && many >= change.next.majority() {
+            return self.fence(p, config);
+        }
+        let attempt = Attempt::Fill(change.number);
+        let ask = change.asked.is_none_or(|at| now >= at + retry);
+        if ask {
+            change.asked = Some(now);
+        }
+        let learners: Vec<(NodeId, Learner)> = change
+            .learners
+            .iter()
+            .map(|(node, l)| (*node, *l))
+            .collect();
+        for (learner, state) in learners {
+            if !state.agreed && ask {
+                self.tell(learner, p, config.id, Body::Fill { attempt }, None);
+            } else if state.agreed && !state.equal {
+                self.compare_with(p, learner, config.id, attempt);
+            }
+        }
+    }
+
+    /// A newcomer agreed to become a copy.
+    pub(super) fn hear_filling(&mut self, from: NodeId, p: PartitionId, attempt: Attempt) {
+        let Some(id) = self.chain(p).map(|chain| chain.config.id) else {
+            return;
+        };
+        if self.replica(p).proposal.is_some() {
+            return self.compare_with(p, from, id, attempt);
+        }
+        let Some(change) = self.change(p) else {
+            return;
+        };
+        if attempt != Attempt::Fill(change.number) {
+            return;
+        }
+        if let Some(learner) = change.learners.get_mut(&from) {
+            learner.agreed = true;
+            self.compare_with(p, from, id, attempt);
+        }
+    }
+
+    pub(super) fn fill_rejected(&mut self, from: NodeId, p: PartitionId, why: &Rejection) {
+        let now = self.now.time;
+        let of_this = self
+            .change(p)
+            .is_some_and(|change| change.learners.contains_key(&from) && !change.is_fenced());
+        if !of_this {
+            return;
+        }
+        if let (Rejection::Older(_), Some(chain)) = (why, self.chain(p)) {
+            // It was a member once, and has not heard that it is not any more.
+            let config = chain.config.clone();
+            self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
+        }
+        let pause = match why {
+            Rejection::Busy => AGAIN / 5,
+            _ => AGAIN,
+        };
+        self.drop_change(p);
+        self.replica(p).backoff = Some(now + pause);
+        self.timers.set_by(Timer::Partition(p), now + pause);
+    }
+
+    // It is not wanted any more, or cannot be: those who made copies for it may stop.
+    pub(super) fn drop_change(&mut self, p: PartitionId) {
+        let Some(id) = self.chain(p).map(|chain| chain.config.id) else {
+            return;
+        };
+        let replica = self.replica(p);
+        replica.sessions.clear();
+        let Some(change) = replica.owner.as_mut().and_then(|o| o.change.take()) else {
+            return;
+        };
+        let attempt = Attempt::Fill(change.number);
+        for learner in change.learners.keys() {
+            self.tell(*learner, p, id, Body::Abandon { attempt }, None);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Those that are no members yet, or not any more: they are filled, found equal, and drop what they
+//! have once all who are members have it.
+
+use super::{
+    chain::{ConfigId, Rejection},
+    message::{Attempt, Body},
+    omit::Omit,
+    shard::{Filler, Shard, Timer},
+};
+use crate::{
+    id::{NodeId, PartitionId},
+    store::partitions::Batch,
+};
+
+/// A node takes part in so many fills at a time, of those that others do to it.
+const FILLS_IN: usize = 4;
+
+impl Shard {
+    /// The owner wants this node to become a copy (rule 6: it is a learner until a configuration
+    /// names it).
+    pub(super) fn hear_fill(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        attempt: Attempt,
+    ) {
+        let now = self.now.time;
+        let fills = self
+            .replicas
+            .iter()
+            .filter(|(other, replica)| **other != p && replica.is_filled(now))
+            .count();
+        let strict = self.view.as_ref().is_some_and(|view| view.is_strict());
+        let own = self.own;
+        if let Some(chain) = self.chain(p)
+            && chain.config.id != id
+            && (chain.config.ends(id) || chain.config.has(own))
+        {
+            let why = match chain.matches(id) {
+                Err(why) => why,
+                Ok(()) => Rejection::OtherAttempt,
+            };
+            return self.reject(from, p, id, attempt, why);
+        }
+        // What a joined branch had is kept until that is settled; it may be by now.
+        let kept = self
+            .chain(p)
+            .filter(|chain| chain.config.unmerged.is_some())
+            .map(|chain| chain.matches(id).err().unwrap_or(Rejection::Busy));
+        if let Some(why) = kept {
+            return self.reject(from, p, id, attempt, why);
+        }
+        // Rule 9.
+        if self.clock_ahead().is_some() {
+            return self.reject(from, p, id, attempt, Rejection::ClockAhead);
+        }
+        if fills >= self.share(FILLS_IN) {
+            return self.reject(from, p, id, attempt, Rejection::Busy);
+        }
+        let replica = self.replica(p);
+        let present = replica.filled_by.filter(|by| by.is(from, id, attempt));
+        let again = present.is_some();
+        let filler = Filler {
+            node: from,
+            id,
+            attempt,
+            heard: now,
+            equal: present.is_some_and(|by| by.equal),
+        };
+        replica.filled_by = Some(filler);
+        let is_member = replica
+            .chain
+            .as_ref()
+            .is_some_and(|chain| chain.config.has(own));
+        let omit = self.omits(Omit::FreshLearner);
+        if (strict || self.is_stale(p)) && !again && !is_member && !omit {
+            // Rule 6: what a former member had is not merged; rule A5: nor is what is too old.
+            self.clear(p);
+        }
+        let at = now + Filler::PATIENCE;
+        self.timers.set_by(Timer::Partition(p), at);
+        self.tell(from, p, id, Body::Filling { attempt }, None);
+    }
+
+    /// The owner does not want the copy any more.
+    pub(super) fn hear_abandon(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        attempt: Attempt,
+    ) {
+        let known = self.replicas.get(&p).and_then(|replica| replica.filled_by);
+        if known.is_some_and(|by| by.is(from, id, attempt)) {
+            self.end_filling(p);
+        }
+    }
+
+    /// Whoever filled this node has given it up: what it brought is of no use, unless this node was
+    /// a member once and keeps it until it may forget.
+    pub(super) fn filling_is_over(&mut self, p: PartitionId) {
+        let now = self.now.time;
+        let Some(replica) = self.replicas.get_mut(&p) else {
+            return;
+        };
+        if replica.filled_by.is_none() {
+            return;
+        }
+        if replica.is_filled(now) {
+            self.timers
+                .set_by(Timer::Partition(p), now + Filler::PATIENCE);
+            return;
+        }
+        self.end_filling(p);
+    }
+
+    pub(super) fn end_filling(&mut self, p: PartitionId) {
+        let replica = self.replica(p);
+        replica.filled_by = None;
+        if replica.chain.is_none() {
+            self.clear(p);
+            self.replicas.remove(&p);
+        }
+    }
+
+    /// Drops all entries of a partition; its chain record stays (rule 5).
+    pub(super) fn clear(&mut self, p: PartitionId) {
+        let digests = super::digest::Digests::new(self.buckets);
+        let replica = self.replica(p);
+        if replica.digests.entries() == 0 {
+            return;
+        }
+        replica.digests = digests;
+        self.write_batch(Batch {
+            cleared: vec![p],
+            ..Batch::default()
+        });
+        self.counters_up("cleared");
+    }
+
+    /// The owner found this node equal: it counts again (rule 8).
+    pub(super) fn hear_vouch(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
+        if let Some(chain) = self.replica(p).chain.as_mut()
+            && chain.config.id == id
+            && chain.config.owner() == from
+            && chain.learner
+        {
+            chain.learner = false;
+            self.keep_chain(p);
+            self.counters_up("vouched");
+        }
+    }
+
+    /// A former member asks whether it may drop what it has: only once all who are members have all,
+    /// and it knows that it is none.
+    pub(super) fn may_forget(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
+        let Some(replica) = self.replicas.get(&p) else {
+            return;
+        };
+        let Some(chain) = &replica.chain else {
+            return;
+        };
+        let config = chain.config.clone();
+        if config.ends(id) || (config.has(from) && config.descends_from(id)) {
+            return self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
+        }
+        if let Err(why) = chain.matches(id) {
+            return self.reject(from, p, id, Attempt::Repair(0), why);
+        }
+        let Some(owner) = &replica.owner else {
+            return;
+        };
+        let settled = owner.serving
+            && owner.change.is_none()
+            && !chain.config.has(from)
+            && chain.config.unmerged.is_none()
+            && chain.config.id == id
+            && chain
+                .config
+                .members
+                .iter()
+                .all(|member| owner.equal.contains(member) && owner.installed.contains(member));
+        if settled {
+            let id = chain.config.id;
+            self.tell(from, p, id, Body::Forget, None);
+        }
+    }
+
+    pub(super) fn hear_forget(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
+        let own = self.own;
+        let now = self.now.time;
+        let Some(replica) = self.replicas.get(&p) else {
+            return;
+        };
+        let Some(chain) = &replica.chain else {
+            return;
+        };
+        let follows = id == chain.config.id || self.routes.is_owner(p, from, id);
+        if follows && !chain.config.has(own) && !replica.is_filled(now) {
+            self.clear(p);
+        }
+    }
+
+    /// A former member asks the owner whether what it keeps is still needed.
+    pub(super) fn ask_to_forget(&mut self, p: PartitionId) {
+        let own = self.own;
+        let Some(replica) = self.replicas.get(&p) else {
+            return;
+        };
+        let Some(chain) = &replica.chain else {
+            return;
+        };
+        if chain.config.has(own) || replica.digests.entries() == 0 {
+            return;
+        }
+        let id = chain.config.id;
+        if let Some(owner) = self.routes.owner(p)
+            && owner != own
+        {
+            self.tell(owner, p, id, Body::MayForget, None);
+        }
+        let at = self.now.time + self.config.timing.forget;
+        self.timers.set_by(Timer::Partition(p), at);
+    }
+}
