@@ -354,11 +354,6 @@ impl Shard {
             }
             // A closed branch is served by nobody: see `learn_route`.
             if chain.config.closed_into.is_none() {
-                // If it was chosen just before this node stopped, nobody else may know of it.
-                let owner = chain.config.owner();
-                if owner != self.own && !chain.learner {
-                    replica.telling = vec![owner];
-                }
                 self.routes.learn(Route {
                     partition,
                     id: chain.config.id,
