@@ -278,7 +278,10 @@ impl Shard {
         why: Rejection,
     ) {
         if let Some(replica) = self.replicas.get_mut(&p)
-            && replica.chain.as_ref().is_some_and(|chain| chain.config.id == id)
+            && replica
+                .chain
+                .as_ref()
+                .is_some_and(|chain| chain.config.id == id)
         {
             // Whoever is elsewhere need not be told again what is here.
             replica.telling.retain(|member| *member != from);
