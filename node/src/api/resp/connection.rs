@@ -245,7 +245,10 @@ impl Connection {
                     }
                     self.finish_what_is_ready().await?;
                 }
-                Step::Ask => return Ok(wait.ask(&self.written, &server.kv, server.ack).await),
+                Step::Ask => {
+                    wait.ask(&self.written, &server.kv, server.ack).await;
+                    return Ok(());
+                }
                 Step::Rest => return Ok(()),
             }
         }
