@@ -62,6 +62,9 @@ impl Shard {
         for member in unequal {
             self.compare_with(p, member, id, attempt);
         }
+        // A newcomer may own the next configuration, and serves at once what it was found equal to: that
+        // has to be everything that was acknowledged, not what was here before it was merged.
+        let empty = if heard { empty } else { Vec::new() };
         let number = u64::from(self.ballot_of(p).map_or(0, |ballot| ballot.counter));
         for member in empty {
             let attempt = Attempt::Fill(number);
