@@ -1,7 +1,9 @@
 //! The second half of choosing a next configuration: what members have is merged, then they accept,
 //! then it is installed. The first half, and the phases, are in `proposal`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand::RngExt;
 
 use super::{
     chain::{Ballot, Configuration},
@@ -59,6 +61,9 @@ impl Shard {
         if omit || (heard && equal >= next.majority()) {
             return self.ask_to_accept(p, next, forks);
         }
+        if !strict && !forks && self.cannot_be_merged(p) {
+            return self.fork_instead(p);
+        }
         for member in unequal {
             self.compare_with(p, member, id, attempt);
         }
@@ -74,6 +79,48 @@ impl Shard {
             Timer::Partition(p),
             self.now.time + self.config.timing.retry,
         );
+    }
+
+    // The adopted configuration names members that went on in another branch, or are gone: it may have been
+    // chosen, but never will be served.
+    fn cannot_be_merged(&self, p: PartitionId) -> bool {
+        let Some(Proposal {
+            phase: Phase::Merging { next, filled, .. },
+            promised,
+            ..
+        }) = self.replicas.get(&p).and_then(|it| it.proposal.as_ref())
+        else {
+            return false;
+        };
+        let can = |member: &&NodeId| {
+            **member == self.own
+                || promised.contains_key(*member)
+                || (filled.contains_key(*member) && !self.is_gone(**member))
+        };
+        next.members.iter().filter(can).count() < next.majority()
+    }
+
+    // Available: those that answered go on in a branch of their own, which is joined like any other.
+    fn fork_instead(&mut self, p: PartitionId) {
+        let own = self.own;
+        let branch = self.rng.random();
+        let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
+            return;
+        };
+        let Some(proposal) = self.replica(p).proposal.as_mut() else {
+            return;
+        };
+        let answered = config.members.iter().copied();
+        let mut members: Vec<NodeId> = answered
+            .filter(|member| proposal.promised.contains_key(member))
+            .collect();
+        members.sort_by_key(|member| *member != own);
+        proposal.phase = Phase::Merging {
+            next: config.fork(members, branch),
+            forks: true,
+            filled: BTreeMap::new(),
+        };
+        self.merging(p);
     }
 
     // Strict: a majority of the old members has been asked for all that it has.

@@ -221,11 +221,28 @@ impl Shard {
         }
         let after = self.durable();
         self.tell(from, p, id, Body::Installed, Some(after));
+        self.owner_may_not_know(p, from, config);
         if config.owner() != from {
             // The owner counts who has installed it.
             self.tell(config.owner(), p, id, Body::Installed, Some(after));
         }
         self.drive(p);
+    }
+
+    // Whoever chose it may have stopped before it told the owner: whoever has heard of it does, unless the
+    // owner is sooner.
+    fn owner_may_not_know(&mut self, p: PartitionId, from: NodeId, config: &Configuration) {
+        let at = self.now.time + self.config.timing.retry;
+        let own = self.own;
+        let owner = config.owner();
+        let replica = self.replica(p);
+        if owner == from {
+            replica.telling.retain(|member| *member != owner);
+        } else if owner != own && config.has(own) && !replica.telling.contains(&owner) {
+            replica.telling.push(owner);
+            replica.backoff = Some(at);
+            self.timers.set_by(Timer::Partition(p), at);
+        }
     }
 
     /// Writes of the owner.

@@ -28,6 +28,9 @@ use crate::{
     time::Time,
 };
 
+/// Why a member does not count (rule 8).
+const FORGETFUL: &str = "may have forgotten what it acknowledged";
+
 /// Why a next configuration is proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -339,9 +342,7 @@ impl Shard {
                 self.proposal_goes_on(p);
             }
             Rejection::Learner => {
-                proposal
-                    .mute
-                    .insert(from, "may have forgotten what it acknowledged");
+                proposal.mute.insert(from, FORGETFUL);
                 self.proposal_goes_on(p);
             }
             _ => {}
@@ -456,7 +457,8 @@ impl Shard {
         let filled = next
             .members
             .iter()
-            .filter(|member| !config.has(**member))
+            // Those that may have forgotten something promise nothing, and are filled like newcomers.
+            .filter(|member| !config.has(**member) || proposal.mute.get(member) == Some(&FORGETFUL))
             .map(|member| (*member, None))
             .collect();
         if let Some(proposal) = &mut self.replica(p).proposal {
