@@ -109,6 +109,13 @@ pub(super) fn check(directory: &Path, ending: Ending, least: u64) -> Result<(), 
     Ok(())
 }
 
+/// Where batches that are missing at the end would have been: the newest journal, or the directory if
+/// there is none.
+pub(super) fn newest(directory: &Path) -> PathBuf {
+    let newest = list(directory).ok().and_then(|all| all.last().copied());
+    newest.map_or_else(|| directory.to_owned(), |number| path(directory, number))
+}
+
 /// What is wrong if batches end too early.
 pub(super) fn missing(last: u64, least: u64) -> String {
     format!("batches {} to {least} are missing", last + 1)

@@ -167,10 +167,12 @@ impl Engine {
         if !is_new {
             journal::check(&folder, ending, least)?;
         }
+        let newest = journal::newest(&folder);
         let (database, keyspace) = open_below(&folder, cache_bytes)?;
         let sequence = read_number(&folder, &keyspace, &layout::HEAD)?.unwrap_or(0);
         if sequence < least {
-            return Err(damaged(&folder, journal::missing(sequence, least)));
+            // Looked up before the engine adds a journal of its own.
+            return Err(damaged(&newest, journal::missing(sequence, least)));
         }
         let lives = read_lives(&folder, &keyspace)?;
         let mut to_sweep = Vec::new();
