@@ -266,46 +266,46 @@ impl Partitions {
 
     /// Asks for what is held.
     pub(crate) fn show(&self, reply: oneshot::Sender<Showing>) {
-        let mut showing = Vec::new();
-        for shard in &self.shards {
-            let (shown, answer) = oneshot::channel();
-            shard.tell(ToShard::Show(shown));
-            showing.push(answer);
-        }
-        tokio::spawn(async move {
-            let mut all = Showing::default();
-            for one in showing {
-                // One that has ended shows nothing.
-                let one = one.await.unwrap_or_default();
-                all.partitions.extend(one.partitions);
-                for (name, count) in one.counters {
-                    *all.counters.entry(name).or_default() += count;
-                }
+        self.ask_all(ToShard::Show, reply, |all, one: Showing| {
+            all.partitions.extend(one.partitions);
+            for (name, count) in one.counters {
+                *all.counters.entry(name).or_default() += count;
             }
-            // Whoever asked may have gone.
-            drop(reply.send(all));
         });
     }
 
-    /// An operator wants blocked partitions to go on.
+    /// An operator wants blocked partitions to go on. The answer is in order.
     pub(crate) fn recover(
         &self,
         only: Option<PartitionId>,
         reply: oneshot::Sender<Vec<PartitionId>>,
     ) {
-        let mut answers = Vec::new();
-        for shard in &self.shards {
-            let (begun, answer) = oneshot::channel();
-            shard.tell(ToShard::Recover(only, begun));
-            answers.push(answer);
-        }
-        tokio::spawn(async move {
-            let mut all = Vec::new();
-            for answer in answers {
-                // One that has ended recovers nothing.
-                all.extend(answer.await.unwrap_or_default());
-            }
+        let question = |begun| ToShard::Recover(only, begun);
+        self.ask_all(question, reply, |all: &mut Vec<PartitionId>, one| {
+            all.extend(one);
             all.sort_unstable();
+        });
+    }
+
+    // Asks every shard, and puts their answers together; one that has ended answers nothing.
+    fn ask_all<T: Default + Send + 'static>(
+        &self,
+        question: impl Fn(oneshot::Sender<T>) -> ToShard,
+        reply: oneshot::Sender<T>,
+        add: impl Fn(&mut T, T) + Send + 'static,
+    ) {
+        let ask = |shard: &Running| {
+            let (asked, answer) = oneshot::channel();
+            shard.tell(question(asked));
+            answer
+        };
+        let answers: Vec<oneshot::Receiver<T>> = self.shards.iter().map(ask).collect();
+        tokio::spawn(async move {
+            let mut all = T::default();
+            for answer in answers {
+                let one = answer.await.unwrap_or_default();
+                add(&mut all, one);
+            }
             // Whoever asked may have gone.
             drop(reply.send(all));
         });

@@ -15,7 +15,11 @@ use super::{
     owner::millis,
     shard::{Shard, Timer},
 };
-use crate::{event::Event, id::PartitionId, time::Time};
+use crate::{
+    event::Event,
+    id::{NodeId, PartitionId},
+    time::Time,
+};
 
 /// Looked at this often.
 const LOOK: Duration = Duration::from_secs(1);
@@ -132,14 +136,7 @@ impl Shard {
             let serving = replica.owner.as_ref().is_some_and(|owner| owner.serving);
             let undecided = chain.config.has(self.own)
                 && (chain.is_fenced() || chain.learner || chain.config.owner() == self.own);
-            let alone = serving && self.is_strict() && {
-                let config = &chain.config;
-                let gone = config
-                    .members
-                    .iter()
-                    .filter(|member| self.is_gone(**member));
-                config.members.len() - gone.count() < config.majority()
-            };
+            let alone = serving && self.is_strict() && !self.majority_lives(&chain.config);
             if alone || (undecided && !serving) {
                 stuck.insert(*p);
             }
@@ -157,9 +154,7 @@ impl Shard {
                 .chain(*p)
                 .is_some_and(|chain| chain.config.has(self.own));
             // Who stopped to come back, or left, is not lost; whoever left handed over before.
-            let gone = |member: &crate::id::NodeId| {
-                matches!(view.standing(*member), Some(Standing::Failed))
-            };
+            let gone = |member: &NodeId| matches!(view.standing(*member), Some(Standing::Failed));
             if !kept_here && route.members.iter().all(gone) {
                 lost.insert(*p);
             }
@@ -223,7 +218,7 @@ impl Shard {
         )
     }
 
-    fn names(&self, nodes: &[crate::id::NodeId]) -> String {
+    fn names(&self, nodes: &[NodeId]) -> String {
         let names: Vec<String> = nodes.iter().map(|node| self.name(*node)).collect();
         names.join(", ")
     }

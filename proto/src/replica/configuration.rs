@@ -139,6 +139,13 @@ impl Configuration {
         fork
     }
 
+    /// The same, with `owner` first and the others in their order.
+    #[must_use]
+    pub fn fork_owned_by(&self, owner: NodeId, mut members: Vec<NodeId>, branch: u64) -> Self {
+        members.sort_by_key(|member| *member != owner);
+        self.fork(members, branch)
+    }
+
     /// The last configuration of this branch.
     #[must_use]
     pub fn closed(&self, members: Vec<NodeId>, into: u64) -> Self {

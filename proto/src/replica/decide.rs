@@ -102,24 +102,23 @@ impl Shard {
 
     // Available: those that answered go on in a branch of their own, which is joined like any other.
     fn fork_instead(&mut self, p: PartitionId) {
-        let own = self.own;
-        let branch = self.rng.random();
-        let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
+        let Some(replica) = self.replicas.get(&p) else {
             return;
         };
-        let Some(proposal) = self.replica(p).proposal.as_mut() else {
+        let (Some(chain), Some(proposal)) = (&replica.chain, &replica.proposal) else {
             return;
         };
+        let config = chain.config.clone();
         let answered = config.members.iter().copied();
-        let mut members: Vec<NodeId> = answered
-            .filter(|member| proposal.promised.contains_key(member))
-            .collect();
-        members.sort_by_key(|member| *member != own);
-        proposal.phase = Phase::Merging {
-            next: config.fork(members, branch),
-            forks: true,
-            filled: BTreeMap::new(),
-        };
+        let answered = answered.filter(|member| proposal.promised.contains_key(member));
+        let next = config.fork_owned_by(self.own, answered.collect(), self.rng.random());
+        if let Some(proposal) = &mut self.replica(p).proposal {
+            proposal.phase = Phase::Merging {
+                next,
+                forks: true,
+                filled: BTreeMap::new(),
+            };
+        }
         self.merging(p);
     }
 

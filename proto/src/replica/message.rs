@@ -90,6 +90,17 @@ pub struct Route {
     pub members: Vec<NodeId>,
 }
 
+impl Route {
+    /// What a configuration says of its partition.
+    pub fn of(partition: PartitionId, config: &Configuration) -> Self {
+        Self {
+            partition,
+            id: config.id,
+            members: config.members.clone(),
+        }
+    }
+}
+
 /// What an owner has of a partition, and a member should have too.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {

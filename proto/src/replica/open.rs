@@ -135,11 +135,7 @@ impl Shard {
                 if owner != self.own && !chain.learner {
                     replica.telling = vec![owner];
                 }
-                self.routes.learn(Route {
-                    partition,
-                    id: chain.config.id,
-                    members: chain.config.members.clone(),
-                });
+                self.routes.learn(Route::of(partition, &chain.config));
             }
             replica.chain = Some(chain);
             self.replicas.insert(partition, replica);
@@ -188,11 +184,7 @@ impl Shard {
             batch.chains.push((partition, codec::encode(&chain)));
             let mut replica = Replica::new(self.buckets);
             replica.owner = Some(Owner::new(self.own, &chain.config));
-            self.routes.learn(Route {
-                partition,
-                id: chain.config.id,
-                members: chain.config.members.clone(),
-            });
+            self.routes.learn(Route::of(partition, &chain.config));
             replica.chain = Some(chain);
             self.replicas.insert(partition, replica);
             self.counters_up("genesis");

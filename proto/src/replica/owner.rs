@@ -302,10 +302,8 @@ impl Shard {
     }
 
     fn own(&mut self, p: PartitionId, config: &Configuration) {
-        let gone = |member: &&NodeId| self.is_gone(**member);
-        let lost = config.members.iter().filter(gone).count();
         // Quorums stay possible down to the last copy: the survivors go on in a branch of their own.
-        if !self.is_strict() && config.members.len() - lost < config.majority() {
+        if !self.is_strict() && !self.majority_lives(config) {
             return self.propose(p, Purpose::TakeOver);
         }
         self.install_at_members(p, config);

@@ -28,8 +28,24 @@ use crate::{
     time::Time,
 };
 
-/// Why a member does not count (rule 8).
-const FORGETFUL: &str = "may have forgotten what it acknowledged";
+/// Why a member that answered does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mute {
+    /// It is in another branch.
+    Elsewhere,
+    /// It may have forgotten what it acknowledged (rule 8).
+    Forgetful,
+}
+
+impl Mute {
+    /// For people.
+    pub(super) fn why(self) -> &'static str {
+        match self {
+            Self::Elsewhere => "went on alone",
+            Self::Forgetful => "may have forgotten what it acknowledged",
+        }
+    }
+}
 
 /// Why a next configuration is proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +77,7 @@ pub(super) struct Proposal {
     pub(super) moved: Time,
     pub(super) phase: Phase,
     /// Those that answered, but do not count, and why.
-    pub(super) mute: BTreeMap<NodeId, &'static str>,
+    pub(super) mute: BTreeMap<NodeId, Mute>,
     pub(super) promised: BTreeMap<NodeId, Promised>,
     /// The owner before.
     pub(super) from: NodeId,
@@ -105,6 +121,15 @@ impl Shard {
                 .first_view
                 .is_some_and(|first| self.now.time >= first + self.config.timing.unknown),
         }
+    }
+
+    /// Whether most members of a configuration are not gone.
+    pub(super) fn majority_lives(&self, config: &Configuration) -> bool {
+        let gone = config
+            .members
+            .iter()
+            .filter(|member| self.is_gone(**member));
+        config.members.len() - gone.count() >= config.majority()
     }
 
     pub(super) fn is_strict(&self) -> bool {
@@ -338,11 +363,11 @@ impl Shard {
                 self.proposal_goes_on(p);
             }
             Rejection::Forked(_) | Rejection::Diverged(_) => {
-                proposal.mute.insert(from, "went on alone");
+                proposal.mute.insert(from, Mute::Elsewhere);
                 self.proposal_goes_on(p);
             }
             Rejection::Learner => {
-                proposal.mute.insert(from, FORGETFUL);
+                proposal.mute.insert(from, Mute::Forgetful);
                 self.proposal_goes_on(p);
             }
             _ => {}
@@ -433,32 +458,28 @@ impl Shard {
             (Some(next), _) => next,
             (None, Purpose::Close(into)) if majority => config.closed(answered, into),
             (None, Purpose::Follow(into)) => {
-                let branch = self.rng.random();
-                let mut members = answered;
-                members.sort_by_key(|member| *member != own);
-                let mut closed = config.fork(members, branch);
+                let mut closed = config.fork_owned_by(own, answered, self.rng.random());
                 closed.closed_into = Some(into);
                 closed
             }
+            (None, _) if forks => config.fork_owned_by(own, answered, self.rng.random()),
             (None, _) => {
-                let mut members = if strict && !forks {
+                let mut members = if strict {
                     config.members.clone()
                 } else {
                     answered.clone()
                 };
                 members.sort_by_key(rank);
-                if forks {
-                    config.fork(members, self.rng.random())
-                } else {
-                    config.next(members)
-                }
+                config.next(members)
             }
         };
         let filled = next
             .members
             .iter()
             // Those that may have forgotten something promise nothing, and are filled like newcomers.
-            .filter(|member| !config.has(**member) || proposal.mute.get(member) == Some(&FORGETFUL))
+            .filter(|member| {
+                !config.has(**member) || proposal.mute.get(member) == Some(&Mute::Forgetful)
+            })
             .map(|member| (*member, None))
             .collect();
         if let Some(proposal) = &mut self.replica(p).proposal {

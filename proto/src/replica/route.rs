@@ -125,11 +125,7 @@ impl Shard {
             .get(p)
             .is_none_or(|known| config.descends_from(known.id) || config.id > known.id);
         if follows {
-            self.routes.put(Route {
-                partition: p,
-                id: config.id,
-                members: config.members.clone(),
-            });
+            self.routes.put(Route::of(p, config));
             self.release(p);
         }
     }

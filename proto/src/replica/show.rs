@@ -219,8 +219,8 @@ impl Shard {
             .iter()
             .filter(|member| !proposal.promised.contains_key(member))
             .map(|member| {
-                let how = if let Some(why) = proposal.mute.get(member) {
-                    why
+                let how = if let Some(mute) = proposal.mute.get(member) {
+                    mute.why()
                 } else if self.is_gone(*member) {
                     "is gone"
                 } else {
