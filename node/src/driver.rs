@@ -11,7 +11,10 @@
 //! `Tick` is, so that the core never counts somebody as silent whose answer was already
 //! here. A process that was stopped, starved or suspended finds itself far behind its timer;
 //! then bytes wait not only in the gossip socket but in those of all peer streams, and the
-//! tasks that read them run before time passes (see [`Driver::settle`]).
+//! threads that read them run before time passes (see [`Driver::settle`]).
+//!
+//! Frames about partitions go past it, between streams and shards (see [`crate::peer`]), once it has
+//! said whose stream is whose.
 //!
 //! Outputs are carried out in the order in which the core gave them. What follows a
 //! `Persist` may only happen once that is on the disk; if it does not get there, the
@@ -49,7 +52,7 @@ use crate::{
 
 /// More than this behind its timer, the node was kept from running.
 const LATE: Duration = Duration::from_millis(50);
-/// How long tasks that read streams get at a time, to catch up.
+/// How long others get at a time to run, before the threads that read streams are asked to.
 const CATCH_UP_PAUSE: Duration = Duration::from_millis(1);
 /// How many times at least, and at most while there is still something new.
 const CATCH_UP_ROUNDS: std::ops::RangeInclusive<u32> = 2..=8;
@@ -169,7 +172,7 @@ impl Driver {
             .filter(|due| *due <= self.clock.now())
     }
 
-    /// Before time passes: lets the tasks that read sockets run, and takes what they bring.
+    /// Before time passes: lets whatever reads sockets run, and takes what that brings.
     /// Once is enough for a node that is on time; one that is late may have much to read.
     async fn settle(&mut self, due: Time) -> Option<Stop> {
         let mut late_by = self.clock.now().saturating_since(due);
@@ -196,6 +199,7 @@ impl Driver {
         for round in 1..=*CATCH_UP_ROUNDS.end() {
             let before = self.clock.now();
             sleep(CATCH_UP_PAUSE).await;
+            self.peers.let_read(LATE).await;
             let brought = self.absorb();
             if let Some(stop) = self.carry_out() {
                 return Some(stop);
@@ -247,9 +251,10 @@ impl Driver {
             stream,
             frame,
             room,
+            introduction,
         } = report
         {
-            return self.take_frame(stream, frame, room);
+            return self.take_frame(stream, frame, room, introduction);
         }
         let input = self.peers.take(report);
         self.feed(input);

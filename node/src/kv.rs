@@ -25,6 +25,8 @@ use kith_proto::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::workers::{WeakWorker, Worker};
+
 /// Requests that may wait for a shard before callers wait themselves.
 pub(crate) const CALL_QUEUE: usize = 4096;
 
@@ -98,6 +100,7 @@ pub struct Kv {
     shards: Arc<[mpsc::Sender<Call>]>,
     topology: watch::Receiver<Arc<Topology>>,
     max_value: usize,
+    workers: Arc<[WeakWorker]>,
 }
 
 impl Kv {
@@ -105,12 +108,22 @@ impl Kv {
         shards: Arc<[mpsc::Sender<Call>]>,
         topology: watch::Receiver<Arc<Topology>>,
         max_value: usize,
+        workers: Arc<[WeakWorker]>,
     ) -> Self {
         Self {
             shards,
             topology,
             max_value,
+            workers,
         }
+    }
+
+    /// The threads that shards run on, on which it is asked with the least effort.
+    pub(crate) fn workers(&self) -> Vec<Worker> {
+        self.workers
+            .iter()
+            .filter_map(WeakWorker::upgrade)
+            .collect()
     }
 
     /// Where partitions are.

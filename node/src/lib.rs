@@ -23,3 +23,4 @@ mod tls;
 mod udp;
 pub mod view;
 mod views;
+mod workers;

@@ -31,11 +31,11 @@ use crate::{
     events::EventLog,
     handle::{Handle, REQUEST_QUEUE},
     own_address::own_address,
-    partitions::{PartitionOptions, Partitions},
-    peer::{Limits, Peers, REPORT_QUEUE},
+    partitions::{Inboxes, PartitionOptions, Partitions},
+    peer::{self, Limits, Peers, REPORT_QUEUE},
     tls::TlsSetup,
     udp::{GossipSocket, bind_gossip},
-    views,
+    views, workers,
 };
 pub use crate::{
     disk::DiskError,
@@ -183,15 +183,21 @@ impl Node {
         let clock = Clock::start();
         tracing::debug!(target: "kith", %bound, advertise = %config.advertise, %node, generation, "starting");
         let core = Core::new(config, keys.clone(), seed, restored, clock.now());
-        let peers = Peers::start(
+        let inboxes = Inboxes::new(partitions.shards);
+        let workers = workers::start("data", inboxes.shards())?;
+        let peers = Peers::start(peer::Setup {
             listener,
-            bound.ip(),
+            listen: bound.ip(),
             tls,
-            reporter,
+            reports: reporter,
+            take_frame: inboxes.taker(),
+            workers: workers.clone(),
             limits,
-            Arc::clone(&counters),
-        );
-        let (partitions, kv, from_shards) = Partitions::new(node, data_dir, partitions, clock);
+            counters: Arc::clone(&counters),
+        });
+        let lanes = peers.lanes();
+        let (partitions, kv, from_shards) =
+            Partitions::new(node, data_dir, partitions, clock, inboxes, lanes, workers);
         let driver = Driver {
             core,
             clock,

@@ -1,9 +1,10 @@
-//! Partitions on this node: threads that each run one partition core ("shards"), and what connects
-//! them.
+//! Partitions on this node: partition cores ("shards"), each on a thread of [`crate::workers`], and
+//! what connects them.
 //!
 //! ```text
-//!   driver ── views to all, frames ───> shards ── frames, events ──> driver ──> streams
-//!             to those they are about
+//!   driver ── views ──────────────────> shards ── events ──────────> driver
+//!   peer streams ── frames, to those ─> shards ── frames ──────────> peer streams
+//!                   they are about
 //!   clients (Kv) ── calls, to the ────> shards ── answers ─────────> clients
 //!                   key's shard          |  ^
 //!                                batches v  | synced
@@ -15,17 +16,17 @@
 //! disk is held back here until the syncer says so. How many shards a node has is its own
 //! affair: it may be another number at every start, and at every node.
 
+mod inboxes;
 mod shard;
 mod summary;
 mod topology;
 
-pub(crate) use self::topology::Nodes;
+pub(crate) use self::{inboxes::Inboxes, topology::Nodes};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -35,19 +36,24 @@ use kith_proto::{
     id::{NodeId, PartitionId},
     replica::{
         host::{SyncMode, View},
-        message::{self, Message},
+        message::Message,
         show::Shown,
-        spread::{self, GROUPS},
+        spread::GROUPS,
     },
 };
 use ring::rand::{SecureRandom, SystemRandom};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, oneshot, watch},
+    task::JoinHandle,
+};
 
 use self::{shard::Opening, summary::Summaries, topology::Known};
 use crate::{
     clock::Clock,
     kv::{CALL_QUEUE, Call, Kv, Topology},
+    peer::{Detour, Lanes},
     storage::{Engine, Options, SyncRequests, Syncer, boot_id},
+    workers::Worker,
 };
 
 /// The engine's cache (bytes).
@@ -57,7 +63,7 @@ const RECENT: usize = 32 << 20;
 /// Data that need not be synced at once is after so long.
 const SYNC_PERIOD: Duration = Duration::from_millis(100);
 /// The most shards without being told.
-const SHARDS: usize = 4;
+const SHARDS: usize = 8;
 
 /// How a node keeps its partitions.
 #[derive(Clone, Debug)]
@@ -78,10 +84,9 @@ pub struct PartitionOptions {
 /// The most threads that run partitions.
 pub const MAX_SHARDS: u16 = GROUPS;
 
-/// Half as many threads for partitions as this machine has processors, up to four: the other half
-/// is for clients and peers. (Five nodes on two processors, `redis-benchmark`, medians of 3: with
-/// one shard each SET 16.3 k and GET 42.6 k a second, with two 14.8 k and 38.5 k; in pipelines of
-/// 16 there is no difference. An idle shard takes 0.15 MiB.)
+/// Half as many threads for partitions, their clients and their peers as this machine has
+/// processors, up to eight: the other half is for membership, for the store's own threads, and for
+/// clients on the same machine.
 pub fn default_shards() -> u16 {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     u16::try_from((processors / 2).clamp(1, SHARDS)).unwrap_or(1)
@@ -126,8 +131,8 @@ pub(crate) struct Showing {
 /// What comes from shards to the driver.
 #[derive(Debug)]
 pub(crate) enum FromShard {
-    /// A frame for a peer.
-    Frame(NodeId, Vec<u8>),
+    /// A frame for a peer, on the long way.
+    Frame(NodeId, Vec<u8>, Detour),
     /// Something that people want to know.
     Event(Event),
     /// What was kept back for other shards to add to, is to be told.
@@ -154,6 +159,9 @@ pub(crate) struct Partitions {
     data_dir: Option<PathBuf>,
     options: PartitionOptions,
     clock: Clock,
+    inboxes: Inboxes,
+    lanes: Arc<Lanes>,
+    workers: Vec<Worker>,
     /// Of shards that have not begun.
     calls: Vec<mpsc::Receiver<Call>>,
     known: Arc<Known>,
@@ -165,11 +173,11 @@ pub(crate) struct Partitions {
     summaries: Summaries,
 }
 
-/// A shard's thread, and the way to it.
+/// A shard's task, and the way to it.
 #[derive(Debug)]
 struct Running {
     inbox: mpsc::UnboundedSender<ToShard>,
-    thread: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 /// The engine of all shards, and what flushes it.
@@ -191,17 +199,24 @@ impl Partitions {
         data_dir: Option<PathBuf>,
         mut options: PartitionOptions,
         clock: Clock,
+        inboxes: Inboxes,
+        lanes: Arc<Lanes>,
+        workers: Vec<Worker>,
     ) -> (Self, Kv, mpsc::UnboundedReceiver<FromShard>) {
-        options.shards = options.shards.clamp(1, MAX_SHARDS);
+        options.shards = inboxes.shards();
         let queues = (0..options.shards).map(|_| mpsc::channel(CALL_QUEUE));
         let (callers, calls): (Vec<_>, Vec<_>) = queues.unzip();
         let (outgoing, from_shards) = mpsc::unbounded_channel();
         let (known, topology) = Known::new();
-        let kv = Kv::new(callers.into(), topology, options.max_value);
+        let weak = workers.iter().map(Worker::downgrade).collect();
+        let kv = Kv::new(callers.into(), topology, options.max_value, weak);
         let partitions = Self {
             node,
             data_dir,
             clock,
+            inboxes,
+            lanes,
+            workers,
             calls,
             known: Arc::new(known),
             outgoing,
@@ -232,36 +247,9 @@ impl Partitions {
         Ok(())
     }
 
-    /// A peer's frame, if it is for partitions.
-    pub(crate) fn frame(
-        &mut self,
-        from: NodeId,
-        frame: &[u8],
-        mut room: Option<OwnedSemaphorePermit>,
-    ) -> bool {
-        match message::decode_all(frame) {
-            Ok(messages) => {
-                let mut parts: Vec<Vec<Message>> = vec![Vec::new(); self.shards.len()];
-                for message in messages {
-                    for (shard, message) in spread::spread(message, self.options.shards) {
-                        // Before they have begun it is lost, as it may be on its way.
-                        if let Some(part) = parts.get_mut(usize::from(shard)) {
-                            part.push(message);
-                        }
-                    }
-                }
-                for (shard, part) in self.shards.iter().zip(parts) {
-                    if !part.is_empty() {
-                        shard.tell(ToShard::Peer(from, part, room.take()));
-                    }
-                }
-                true
-            }
-            Err(error) => {
-                tracing::debug!(target: "kith", %from, %error, "a frame about partitions cannot be read");
-                false
-            }
-        }
+    /// A peer's frame about partitions; false if it cannot be read.
+    pub(crate) fn frame(&self, from: NodeId, frame: &[u8], room: OwnedSemaphorePermit) -> bool {
+        self.inboxes.frame(from, frame, room)
     }
 
     /// Asks for what is held.
@@ -352,12 +340,19 @@ impl Partitions {
         self.known.present()
     }
 
-    /// Ends the threads, and waits for them; then the store is closed.
+    /// Ends the shards, and waits for them; then the store is closed.
     pub(crate) async fn close(self) {
         drop(self.calls);
-        let (shards, disk) = (self.shards, self.disk);
-        let closed = tokio::task::spawn_blocking(move || close(shards, disk)).await;
-        match closed {
+        // All learn of it before the first is waited for.
+        let ends = self.shards.into_iter().map(|shard| shard.task);
+        let tasks: Vec<JoinHandle<()>> = ends.collect();
+        for task in tasks {
+            if task.await.is_err() {
+                tracing::error!(target: "kith", "a shard has failed");
+            }
+        }
+        let Some(disk) = self.disk else { return };
+        match tokio::task::spawn_blocking(move || disk.close()).await {
             Ok(Ok(())) => {}
             Ok(Err(problem)) => tracing::error!(target: "kith", "{problem}"),
             Err(_panic) => tracing::error!(target: "kith", "partitions could not be closed"),
@@ -389,7 +384,8 @@ impl Partitions {
             opening = Some(Opening::new(Arc::clone(&engine), shards));
             self.disk = Some(OnDisk { engine, syncer });
         }
-        for (number, calls) in (0..).zip(std::mem::take(&mut self.calls)) {
+        let calls = std::mem::take(&mut self.calls);
+        for (number, (calls, worker)) in (0..).zip(calls.into_iter().zip(&self.workers)) {
             let mut seed = [0; 32];
             SystemRandom::new()
                 .fill(&mut seed)
@@ -413,23 +409,26 @@ impl Partitions {
                 clock: self.clock,
                 disk,
             };
-            let (outgoing, known) = (self.outgoing.clone(), Arc::clone(&self.known));
-            let thread = std::thread::Builder::new()
-                .name(format!("kith-shard-{number}"))
-                .spawn(move || shard::run(setup, inbox, calls, &outgoing, &known))
-                .map_err(|error| OpenError(error.to_string()))?;
+            let way = shard::Way {
+                outgoing: self.outgoing.clone(),
+                lanes: Arc::clone(&self.lanes),
+                known: Arc::clone(&self.known),
+            };
+            let task = worker.spawn(shard::run(setup, inbox, calls, way));
             self.shards.push(Running {
                 inbox: sender,
-                thread,
+                task,
             });
         }
+        self.inboxes
+            .open(self.shards.iter().map(|shard| &shard.inbox));
         Ok(())
     }
 }
 
 impl Running {
     fn tell(&self, message: ToShard) {
-        // Fails only if its thread has ended, which it has told.
+        // Fails only if it has ended, which it has told.
         drop(self.inbox.send(message));
     }
 }
@@ -447,21 +446,12 @@ fn requests(syncer: &Syncer, inbox: &mpsc::UnboundedSender<ToShard>) -> SyncRequ
     })
 }
 
-fn close(shards: Vec<Running>, disk: Option<OnDisk>) -> Result<(), String> {
-    // All learn of it before the first is waited for.
-    let ends = shards.into_iter().map(|shard| shard.thread);
-    let threads: Vec<JoinHandle<()>> = ends.collect();
-    let failed = threads.into_iter().map(JoinHandle::join);
-    let failed = failed.filter(Result::is_err).count();
-    if let Some(OnDisk { engine, syncer }) = disk {
-        drop(syncer);
-        let engine = Arc::into_inner(engine);
+impl OnDisk {
+    fn close(self) -> Result<(), String> {
+        drop(self.syncer);
+        let engine = Arc::into_inner(self.engine);
         let engine = engine.ok_or("the store of partitions is still in use")?;
-        engine.close().map_err(|error| error.0)?;
-    }
-    match failed {
-        0 => Ok(()),
-        _ => Err("a thread of partitions has failed".to_owned()),
+        engine.close().map_err(|error| error.0)
     }
 }
 

@@ -18,6 +18,8 @@
 //! has judged its certificate (see [`crate::tls`]): only after it does the dialler say that
 //! the stream is open. The proofs are those of [`crate::tls`].
 //!
+//! Streams run on the threads of [`crate::workers`], where shards are that most frames are for.
+//!
 //! A *knock* only asks a host's kernel whether anybody listens: it connects, says nothing and
 //! goes. The accepting side takes it for what it is and keeps quiet about it.
 //!
@@ -27,6 +29,7 @@
 
 mod accept;
 mod dial;
+mod lane;
 mod resolve;
 mod stream;
 #[cfg(test)]
@@ -34,28 +37,39 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    fmt,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use kith_proto::input::{DialError, Input, StreamId, Token};
+use futures_util::future::join_all;
+use kith_proto::{
+    id::NodeId,
+    input::{DialError, Input, StreamId, Token},
+};
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::yield_now,
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub(crate) use self::dial::try_handshake;
-use self::stream::{NotQueued, Outbox};
+use self::stream::Outbox;
+pub(crate) use self::{
+    dial::try_handshake,
+    lane::{Detour, Lanes, TakeFrame},
+    stream::Introduction,
+};
 use crate::{
     counters::HostCounters,
     limited::Limited,
     tls::{Mistrust, TlsSetup},
+    workers::Worker,
 };
 
 /// Connections that may be in their handshake at a time; more wait in the kernel's queue.
@@ -106,6 +120,8 @@ pub(crate) enum Report {
         frame: Vec<u8>,
         /// Its share of [`MAX_RECEIVED`], given back when the report is taken.
         room: OwnedSemaphorePermit,
+        /// If it is for partitions.
+        introduction: Option<Introduction>,
     },
     /// A stream has ended.
     Closed {
@@ -127,26 +143,50 @@ pub(crate) enum Report {
     Input(Input),
 }
 
+/// What peer streams are made of.
+pub(crate) struct Setup {
+    /// Where peers knock, bound to `listen`.
+    pub(crate) listener: TcpListener,
+    /// The address we listen on; 0.0.0.0 or :: for all of this machine.
+    pub(crate) listen: IpAddr,
+    /// How streams are opened, until it changes.
+    pub(crate) tls: TlsSetup,
+    /// Where the driver reads what becomes of them.
+    pub(crate) reports: mpsc::Sender<Report>,
+    /// Where frames about partitions go.
+    pub(crate) take_frame: TakeFrame,
+    /// Threads for streams; at least one.
+    pub(crate) workers: Vec<Worker>,
+    /// Time limits.
+    pub(crate) limits: Limits,
+    /// What is counted.
+    pub(crate) counters: Arc<HostCounters>,
+}
+
 /// All peer streams of this node, and the listener for new ones.
 #[derive(Debug)]
 pub(crate) struct Peers {
     shared: Arc<Shared>,
     tls: watch::Sender<TlsSetup>,
     outboxes: BTreeMap<StreamId, Outbox>,
+    lanes: Arc<Lanes>,
     /// Why the last dial failed that failed for want of trust, and whither it went.
     mistrust: Option<(SocketAddr, Mistrust)>,
 }
 
 /// What every task of this module needs.
-#[derive(Debug)]
 struct Shared {
     tls: watch::Receiver<TlsSetup>,
     reports: mpsc::Sender<Report>,
+    take_frame: TakeFrame,
     counters: Arc<HostCounters>,
     limits: Limits,
     /// The address we listen on; 0.0.0.0 or :: for all of this machine.
     listen: IpAddr,
     last_stream: AtomicU64,
+    /// Threads for streams, which take turns.
+    workers: Vec<Worker>,
+    turn: AtomicUsize,
     room: Arc<Semaphore>,
     /// Lines about those who are not trusted, about what is no peer at all, and about sockets
     /// that the system does not give: none keeps the others from being told.
@@ -158,23 +198,29 @@ struct Shared {
 }
 
 impl Peers {
-    /// Starts accepting at `listener`, which is bound to the address `listen`.
-    pub(crate) fn start(
-        listener: TcpListener,
-        listen: IpAddr,
-        tls: TlsSetup,
-        reports: mpsc::Sender<Report>,
-        limits: Limits,
-        counters: Arc<HostCounters>,
-    ) -> Self {
+    /// Starts accepting.
+    pub(crate) fn start(setup: Setup) -> Self {
+        let Setup {
+            listener,
+            listen,
+            tls,
+            reports,
+            take_frame,
+            workers,
+            limits,
+            counters,
+        } = setup;
         let tls = watch::Sender::new(tls);
         let shared = Arc::new(Shared {
             tls: tls.subscribe(),
             reports,
+            take_frame,
             counters,
             limits,
             listen,
             last_stream: AtomicU64::new(0),
+            workers,
+            turn: AtomicUsize::new(0),
             room: Arc::new(Semaphore::new(MAX_RECEIVED)),
             strangers: Limited::new(LOG_PERIOD),
             noise: Limited::new(LOG_PERIOD),
@@ -189,6 +235,7 @@ impl Peers {
             shared,
             tls,
             outboxes: BTreeMap::new(),
+            lanes: Arc::default(),
             mistrust: None,
         }
     }
@@ -201,7 +248,7 @@ impl Peers {
     /// Opens a stream; reports `StreamOpened` or `DialFailed` within the limit.
     pub(crate) fn dial(&self, dial: Token, to: SocketAddr) {
         let shared = Arc::clone(&self.shared);
-        self.shared.tasks.spawn(dial::dial(shared, dial, to));
+        self.shared.spawn_stream(dial::dial(shared, dial, to));
     }
 
     /// Asks a host's kernel; reports `Knocked` within the limit.
@@ -218,28 +265,25 @@ impl Peers {
 
     /// Queues a frame. A stream that is gone is passed over in silence: its `StreamClosed`
     /// is on its way. One whose peer does not read is cut.
-    pub(crate) fn send(&mut self, stream: StreamId, frame: Vec<u8>) {
-        let Some(outbox) = self.outboxes.get(&stream) else {
-            return;
-        };
-        let size = frame.len();
-        match outbox.push(frame) {
-            Ok(()) => {}
-            Err(NotQueued::TooLong) => {
-                self.shared.counters.frames_too_long.up();
-                tracing::error!(
-                    target: "kith", stream = stream.0, size,
-                    "a frame is longer than a peer would take, and is not sent"
-                );
-            }
-            Err(NotQueued::TooSlow) => {
-                self.shared.counters.streams_too_slow.up();
-                tracing::debug!(target: "kith", stream = stream.0, "a peer reads too slowly: its stream is cut");
-                if let Some(outbox) = self.outboxes.remove(&stream) {
-                    outbox.cut();
-                }
-            }
+    pub(crate) fn send(&self, stream: StreamId, frame: Vec<u8>) {
+        if let Some(outbox) = self.outboxes.get(&stream) {
+            outbox.send(frame, &self.shared.counters);
         }
+    }
+
+    /// The same for a frame of a shard to a member, to which that stream leads: the next one finds
+    /// the way by itself.
+    pub(crate) fn send_first(&self, to: NodeId, stream: StreamId, frame: Vec<u8>, detour: Detour) {
+        if let Some(outbox) = self.outboxes.get(&stream) {
+            outbox.send(frame, &self.shared.counters);
+            self.lanes.open(to, outbox.lane(&self.shared.counters));
+        }
+        drop(detour);
+    }
+
+    /// The ways that shards' frames take.
+    pub(crate) fn lanes(&self) -> Arc<Lanes> {
+        Arc::clone(&self.lanes)
     }
 
     /// Closes a stream once all that is queued is sent, or [`CLOSE_DEADLINE`] is over.
@@ -267,12 +311,14 @@ impl Peers {
                 stream,
                 frame,
                 room,
+                introduction,
             } => {
-                drop(room);
+                drop((room, introduction));
                 Input::StreamFrame { stream, frame }
             }
             Report::Closed { stream } => {
                 self.outboxes.remove(&stream);
+                self.lanes.sweep();
                 Input::StreamClosed { stream }
             }
             Report::DialFailed {
@@ -299,6 +345,22 @@ impl Peers {
         }
     }
 
+    /// Returns once the threads of streams have read what has arrived; one that is kept from
+    /// running longer than `patience` is not waited for.
+    pub(crate) async fn let_read(&self, patience: Duration) {
+        let rounds = self.shared.workers.iter().map(|worker| {
+            worker.spawn(async {
+                // A thread looks at its sockets between two turns of a task that yields, and then
+                // runs those that read before this one.
+                for _ in 0..2 {
+                    yield_now().await;
+                }
+            })
+        });
+        // Whether they did is not known to matter: who is late asks more than once.
+        drop(timeout(patience, join_all(rounds)).await);
+    }
+
     /// Stops accepting and dialling, sends what is queued on every stream and closes it.
     /// Returns when all is done, or [`CLOSE_DEADLINE`] is over. Nobody needs to take
     /// reports any more.
@@ -315,9 +377,23 @@ impl Peers {
     }
 }
 
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
 impl Shared {
     fn tls(&self) -> TlsSetup {
         self.tls.borrow().clone()
+    }
+
+    /// Runs what is or becomes a stream, on the thread whose turn it is.
+    fn spawn_stream(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let turn = self.turn.fetch_add(1, Relaxed);
+        let worker = &self.workers[turn % self.workers.len()];
+        // Nobody waits for this one: `tasks` knows when all have ended.
+        drop(self.tasks.spawn_on(task, worker.runtime()));
     }
 
     fn next_stream(&self) -> StreamId {

@@ -10,8 +10,8 @@
 //!
 //! Reading order: `frame`, `reply`, `spec`, `strings`, `connection`.
 //!
-//! It runs in threads of its own, each with some of the connections, so that clients never make
-//! the failure detector late.
+//! Connections run on the threads of [`crate::workers`], each on one of them, so that clients never
+//! make the failure detector late.
 
 mod cluster;
 mod connection;
@@ -43,7 +43,7 @@ use clap::ValueEnum;
 use kith_proto::kv::{MAX_KEY, request::Ack};
 use serde::{Deserialize, Serialize};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{runtime::Runtime, sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -51,7 +51,7 @@ use super::{
     operations::{Open, Operations},
     token::CurrentToken,
 };
-use crate::{handle::Handle, kv::Kv};
+use crate::{handle::Handle, kv::Kv, workers};
 use connection::Connection;
 use frame::{Limits, MAX_ARGS};
 use session::{Client, Session};
@@ -64,8 +64,6 @@ pub const MAX_CONNECTIONS: usize = 10_000;
 const MAX_ARGUMENTS: usize = 64 << 20;
 /// What large requests of all connections together may take before they are complete (bytes).
 const MAX_HELD: usize = 1 << 30;
-/// Threads for connections, at most; half of the processors otherwise.
-const MAX_THREADS: usize = 8;
 /// A connection that is silent for so long is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 /// Connections on their way to a thread.
@@ -172,16 +170,17 @@ impl Clients {
     }
 }
 
-/// Serves the interface in threads of its own until the node has stopped; they end then.
+/// Serves the interface, on the threads of the shards and one of its own, until the node has
+/// stopped; the latter ends then.
 ///
 /// # Errors
-/// The system gives no threads, or cannot watch the socket.
+/// The system gives no thread, or cannot watch the socket.
 pub fn spawn(
     listener: TcpListener,
     handle: Handle,
     kv: Kv,
     options: RespOptions,
-) -> io::Result<Vec<JoinHandle<()>>> {
+) -> io::Result<JoinHandle<()>> {
     let stop = CancellationToken::new();
     let server = Arc::new(Server {
         kv,
@@ -197,39 +196,37 @@ pub fn spawn(
         stop: stop.clone(),
     });
     listener.set_nonblocking(true)?;
-    let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut threads = Vec::new();
-    let mut workers = Vec::new();
-    for number in 0..(processors / 2).clamp(1, MAX_THREADS) {
-        let (give, take) = mpsc::channel(HAND_OVER);
-        workers.push(give);
-        let server = Arc::clone(&server);
-        let runtime = runtime()?;
-        threads.push(thread(format!("resp-{number}"), move || {
-            runtime.block_on(work(server, take));
-        })?);
+    let mut threads = server.kv.workers();
+    if threads.is_empty() {
+        threads = workers::start("resp", 1)?;
     }
-    let runtime = runtime()?;
-    threads.push(thread("resp-accept".to_owned(), move || {
-        runtime.block_on(async {
-            tokio::select! {
-                () = accept(listener, &server, &workers) => {}
-                _ = handle.stopped() => {}
-            }
-            stop.cancel();
-        });
-    })?);
-    Ok(threads)
-}
-
-fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-}
-
-fn thread(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name).spawn(run)
+        .build()?;
+    let accept = async move {
+        let mut queues = Vec::new();
+        let mut working = JoinSet::new();
+        for thread in &threads {
+            let (give, take) = mpsc::channel(HAND_OVER);
+            queues.push(give);
+            working.spawn_on(work(Arc::clone(&server), take), thread.runtime());
+        }
+        tokio::select! {
+            () = accept(listener, &server, &queues) => {}
+            _ = handle.stopped() => {}
+        }
+        stop.cancel();
+        // With `threads` held until all have ended.
+        while let Some(ended) = working.join_next().await {
+            if ended.is_err() {
+                tracing::error!(target: "kith::api", "RESP ended with a panic");
+            }
+        }
+        drop(threads);
+    };
+    std::thread::Builder::new()
+        .name("kith-resp".to_owned())
+        .spawn(move || runtime.block_on(accept))
 }
 
 /// Half of the files that the process may open: the rest is for peers and for the disk.

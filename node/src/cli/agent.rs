@@ -207,7 +207,7 @@ impl Agent<'_> {
         };
         let http = api::spawn(sockets.http, handle.clone(), options)
             .map_err(|e| Failure::failed(format!("cannot serve HTTP: {e}")))?;
-        let mut threads = Vec::new();
+        let mut resp = None;
         if let (Some(listener), Some(kv)) = (sockets.resp, handle.kv()) {
             let options = RespOptions {
                 token: self.token.clone(),
@@ -215,12 +215,14 @@ impl Agent<'_> {
                 ack: self.settings.resp_ack,
                 operations,
             };
-            threads = resp::spawn(listener, handle.clone(), kv.clone(), options)
-                .map_err(|e| Failure::failed(format!("cannot serve RESP: {e}")))?;
+            let serving = resp::spawn(listener, handle.clone(), kv.clone(), options);
+            resp = Some(serving.map_err(|e| Failure::failed(format!("cannot serve RESP: {e}")))?);
         }
         let outcome = self.watch_over(&handle, &mut signals).await;
         finish_http(http, &outcome);
-        finish_resp(threads, &outcome);
+        if let Some(resp) = resp {
+            finish_resp(resp, &outcome);
+        }
         outcome
     }
 
@@ -361,15 +363,13 @@ fn finish_http(http: JoinHandle<std::io::Result<()>>, outcome: &Outcome) {
     }
 }
 
-/// The same of the threads for Redis clients.
-fn finish_resp(threads: Vec<JoinHandle<()>>, outcome: &Outcome) {
-    for thread in threads {
-        if outcome.is_err() && !thread.is_finished() {
-            continue;
-        }
-        if thread.join().is_err() {
-            tracing::error!(target: "kith::api", "RESP ended with a panic");
-        }
+/// The same of the one for Redis clients.
+fn finish_resp(resp: JoinHandle<()>, outcome: &Outcome) {
+    if outcome.is_err() && !resp.is_finished() {
+        return;
+    }
+    if resp.join().is_err() {
+        tracing::error!(target: "kith::api", "RESP ended with a panic");
     }
 }
 

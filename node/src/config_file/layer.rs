@@ -130,8 +130,9 @@ pub struct Layer {
     /// [default: 16MiB]
     #[arg(long, value_name = "SIZE")]
     pub max_value: Option<Size>,
-    /// Threads that run partitions, 1 to 16: more use more processors, and make each request pass
-    /// more threads where those are few [default: half the processors, at most 4]
+    /// Threads that run partitions, Redis clients and peer streams, 1 to 16: more use more
+    /// processors, and make each request pass more threads where those are few
+    /// [default: half the processors, at most 8]
     #[arg(long, value_name = "N", value_parser = parse_whole)]
     pub shards: Option<u32>,
     /// When data reaches the disk: before it is acknowledged, every 100 ms, or when the system

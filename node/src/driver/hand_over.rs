@@ -4,7 +4,6 @@ use kith_proto::{
     input::{Command, Input, RequestId, StreamId},
     members::table::Status,
     output::Stop,
-    replica::message,
     wire::MAX_FRAME,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -13,7 +12,7 @@ use super::{
     BATCH, Departure, Driver, FromShard, HAND_OVER, Nodes, TopologyNode, answer, broken, log_event,
     views,
 };
-use crate::view::PartitionView;
+use crate::{peer::Introduction, view::PartitionView};
 
 impl Driver {
     /// Tells partitions what has changed for them.
@@ -47,19 +46,23 @@ impl Driver {
         stream: StreamId,
         frame: Vec<u8>,
         room: OwnedSemaphorePermit,
+        introduction: Option<Introduction>,
     ) {
-        if !message::is_marked(&frame) {
+        let Some(introduction) = introduction else {
             drop(room);
             if frame.len() > MAX_FRAME {
                 tracing::debug!(target: "kith", stream = stream.0, size = frame.len(), "a frame is too long");
                 return self.peers.close(stream);
             }
             return self.feed(Input::StreamFrame { stream, frame });
-        }
+        };
         // Before the handshake is done nobody is there to speak of partitions.
-        if let Some(peer) = self.core.peer_of(stream)
-            && !self.partitions.frame(peer.id, &frame, Some(room))
-        {
+        let Some(peer) = self.core.peer_of(stream) else {
+            return;
+        };
+        if self.partitions.frame(peer.id, &frame, room) {
+            introduction.comes_from(peer.id);
+        } else {
             self.peers.close(stream);
         }
     }
@@ -67,9 +70,9 @@ impl Driver {
     /// Does what a shard wants.
     pub(super) fn heed(&mut self, what: FromShard) -> Option<Stop> {
         match what {
-            FromShard::Frame(to, frame) => {
+            FromShard::Frame(to, frame, detour) => {
                 if let Some(stream) = self.core.stream_to(to) {
-                    self.peers.send(stream, frame);
+                    self.peers.send_first(to, stream, frame, detour);
                 }
             }
             FromShard::Event(event) => {

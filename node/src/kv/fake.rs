@@ -48,7 +48,7 @@ pub(crate) fn with_topology(topology: Topology) -> Kv {
     let (sender, calls) = mpsc::channel(CALL_QUEUE);
     tokio::spawn(serve(calls, buckets(topology.len())));
     let (_, topology) = watch::channel(Arc::new(topology));
-    Kv::new(Arc::from([sender]), topology, 1 << 20)
+    Kv::new(Arc::from([sender]), topology, 1 << 20, Arc::default())
 }
 
 /// The same as [`with_topology`], with a thread of its own behind it.
@@ -62,8 +62,13 @@ pub(crate) fn in_thread(topology: Topology) -> Kv {
             let (sender, calls) = mpsc::channel(CALL_QUEUE);
             let buckets = buckets(topology.len());
             let (_, topology) = watch::channel(Arc::new(topology));
-            give.send(Kv::new(Arc::from([sender]), topology, 1 << 20))
-                .unwrap();
+            give.send(Kv::new(
+                Arc::from([sender]),
+                topology,
+                1 << 20,
+                Arc::default(),
+            ))
+            .unwrap();
             // Until the last clone of it is gone.
             serve(calls, buckets).await;
         });
@@ -74,7 +79,12 @@ pub(crate) fn in_thread(topology: Topology) -> Kv {
 /// The same keys, as a node with another view of the cluster has them.
 pub(crate) fn seen_otherwise(kv: &Kv, topology: Topology) -> Kv {
     let (_, topology) = watch::channel(Arc::new(topology));
-    Kv::new(Arc::clone(&kv.shards), topology, kv.max_value)
+    Kv::new(
+        Arc::clone(&kv.shards),
+        topology,
+        kv.max_value,
+        Arc::default(),
+    )
 }
 
 async fn serve(mut calls: mpsc::Receiver<Call>, buckets: u16) {

@@ -1,4 +1,4 @@
-//! One shard's thread: feeds a partition core, and carries out what it wants.
+//! One shard's task: feeds a partition core, and carries out what it wants.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -25,7 +25,6 @@ use kith_proto::{
     store::partitions::{MemoryStore, Store, StoreError},
 };
 use tokio::{
-    runtime,
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
@@ -34,6 +33,7 @@ use super::{FromShard, Showing, ToShard, topology::Known};
 use crate::{
     clock::{Clock, unix_millis},
     kv::Call,
+    peer::Lanes,
     storage::{Engine, Gathering, SyncRequests},
 };
 
@@ -91,7 +91,7 @@ impl Opening {
 /// Replies that wait, by request.
 type Replies = BTreeMap<RequestId, oneshot::Sender<Result<Response, RequestError>>>;
 
-struct Running<'a> {
+struct Running {
     shard: Shard,
     clock: Clock,
     syncs: Option<SyncRequests>,
@@ -100,8 +100,7 @@ struct Running<'a> {
     held: VecDeque<(SyncToken, Output)>,
     replies: Replies,
     last_request: u64,
-    outgoing: &'a mpsc::UnboundedSender<FromShard>,
-    known: &'a Known,
+    way: Way,
     number: u16,
     /// What is to be sent once all that is to be done is.
     frames: BTreeMap<NodeId, Vec<u8>>,
@@ -110,19 +109,22 @@ struct Running<'a> {
     needs: BTreeSet<NodeId>,
 }
 
+/// Where what a shard has to say goes.
+pub(super) struct Way {
+    pub(super) outgoing: mpsc::UnboundedSender<FromShard>,
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) known: Arc<Known>,
+}
+
 /// Runs until the driver drops its end.
-pub(super) fn run(
+pub(super) async fn run(
     setup: Setup,
     inbox: mpsc::UnboundedReceiver<ToShard>,
     calls: mpsc::Receiver<Call>,
-    outgoing: &mpsc::UnboundedSender<FromShard>,
-    known: &Known,
+    way: Way,
 ) {
-    let told = match runtime::Builder::new_current_thread().enable_time().build() {
-        Ok(runtime) => runtime.block_on(drive(setup, inbox, calls, outgoing, known)),
-        Err(error) => Err(error.to_string()),
-    };
-    if let Err(text) = told {
+    let outgoing = way.outgoing.clone();
+    if let Err(text) = drive(setup, inbox, calls, way).await {
         // The driver may have ended for a reason of its own.
         drop(outgoing.send(FromShard::Broken(text)));
     }
@@ -132,8 +134,7 @@ async fn drive(
     setup: Setup,
     mut inbox: mpsc::UnboundedReceiver<ToShard>,
     mut calls: mpsc::Receiver<Call>,
-    outgoing: &mpsc::UnboundedSender<FromShard>,
-    known: &Known,
+    way: Way,
 ) -> Result<(), String> {
     let clock = setup.clock;
     let store: Box<dyn Store + Send> = match &setup.disk {
@@ -165,8 +166,7 @@ async fn drive(
         held: VecDeque::new(),
         replies: Replies::new(),
         last_request: 0,
-        outgoing,
-        known,
+        way,
         number: setup.shard.0,
         frames: BTreeMap::new(),
         shown: BTreeMap::new(),
@@ -183,7 +183,7 @@ fn now(clock: Clock) -> Now {
     }
 }
 
-impl Running<'_> {
+impl Running {
     async fn exchange(
         &mut self,
         inbox: &mut mpsc::UnboundedReceiver<ToShard>,
@@ -297,7 +297,7 @@ impl Running<'_> {
             }
         }
         for (to, frame) in std::mem::take(&mut self.frames) {
-            self.tell(FromShard::Frame(to, frame));
+            self.put(to, frame);
         }
         self.show();
         Ok(())
@@ -313,7 +313,13 @@ impl Running<'_> {
             last.extend_from_slice(&frame[before..]);
             frame.truncate(before);
             let full = std::mem::replace(frame, last);
-            self.tell(FromShard::Frame(to, full));
+            self.put(to, full);
+        }
+    }
+
+    fn put(&self, to: NodeId, frame: Vec<u8>) {
+        if let Err((frame, detour)) = self.way.lanes.send(to, frame) {
+            self.tell(FromShard::Frame(to, frame, detour));
         }
     }
 
@@ -357,7 +363,7 @@ impl Running<'_> {
                 changed.push((route.partition, route.members));
             }
         }
-        self.known.partitions(changed);
+        self.way.known.partitions(changed);
         let holds = self.shard.holds();
         if holds != self.holds {
             self.holds = holds;
@@ -371,6 +377,6 @@ impl Running<'_> {
 
     fn tell(&self, what: FromShard) {
         // Fails only while the node stops.
-        drop(self.outgoing.send(what));
+        drop(self.way.outgoing.send(what));
     }
 }

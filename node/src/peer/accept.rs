@@ -39,9 +39,10 @@ async fn accept_all(shared: &Arc<Shared>, listener: TcpListener) {
         match listener.accept().await {
             Ok((tcp, remote)) => {
                 let remote = SocketAddr::new(remote.ip().to_canonical(), remote.port());
-                shared
-                    .tasks
-                    .spawn(receive(Arc::clone(shared), tcp, remote, slot));
+                // Fails only if the socket is broken: then the dialler sees that it is closed.
+                if let Ok(tcp) = tcp.into_std() {
+                    shared.spawn_stream(receive(Arc::clone(shared), tcp, remote, slot));
+                }
             }
             // It had gone again before it could be accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -63,11 +64,12 @@ async fn accept_all(shared: &Arc<Shared>, listener: TcpListener) {
 /// The whole life of an accepted connection.
 async fn receive(
     shared: Arc<Shared>,
-    tcp: TcpStream,
+    tcp: std::net::TcpStream,
     remote: SocketAddr,
     slot: OwnedSemaphorePermit,
 ) {
-    let limited = timeout(shared.limits.dial, handshake(&shared, tcp));
+    let handshake = async { handshake(&shared, TcpStream::from_std(tcp)?).await };
+    let limited = timeout(shared.limits.dial, handshake);
     let Some(outcome) = shared.stop.run_until_cancelled(limited).await else {
         return;
     };

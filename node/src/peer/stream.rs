@@ -4,7 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
@@ -12,7 +12,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use kith_proto::{
+    id::NodeId,
     input::{StreamId, Token},
+    replica::message::is_marked,
     wire::MAX_DATA_FRAME,
 };
 use tokio::{
@@ -24,7 +26,11 @@ use tokio::{
 use tokio_rustls::TlsStream;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
-use super::{CLOSE_DEADLINE, MAX_QUEUED, Report, Shared};
+use super::{
+    CLOSE_DEADLINE, MAX_QUEUED, Report, Shared,
+    lane::{Detour, LongWay},
+};
+use crate::counters::HostCounters;
 
 /// What each direction's buffer holds at first, and between large frames (bytes). Most
 /// streams are silent most of the time, and a node has many.
@@ -52,47 +58,121 @@ struct State {
     queued: AtomicUsize,
     is_closing: AtomicBool,
     closing: Notify,
+    is_cut: AtomicBool,
     cut: Notify,
+    /// Who is at the other end, once the driver has said so.
+    peer: OnceLock<NodeId>,
+    /// What was received for partitions and is on its way through the driver.
+    detours: LongWay,
 }
 
-/// A frame was not queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotQueued {
-    /// The queue is full: the peer does not read.
-    TooSlow,
-    /// It is longer than a peer would take; it is lost, and the stream goes on.
-    TooLong,
+/// A way into an outbox that does not keep the stream open.
+#[derive(Debug)]
+pub(super) struct Lane {
+    frames: mpsc::WeakUnboundedSender<Vec<u8>>,
+    state: Arc<State>,
+    counters: Arc<HostCounters>,
 }
+
+/// The stream is over; the frame was not sent.
+#[derive(Debug)]
+pub(super) struct Closed(pub(super) Vec<u8>);
 
 impl Outbox {
-    fn new() -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
-        // Bounded by bytes: see `push`.
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
+        // Bounded by bytes: see `State::send`.
         let (frames, queue) = mpsc::unbounded_channel();
         let state = Arc::default();
         (Self { frames, state }, queue)
     }
 
     /// Queues a frame. On a stream that has ended by itself it is lost, and `StreamClosed` is
-    /// on its way.
-    pub(super) fn push(&self, frame: Vec<u8>) -> Result<(), NotQueued> {
-        if frame.len() > MAX_DATA_FRAME {
-            return Err(NotQueued::TooLong);
-        }
-        let size = frame.len() + LENGTH_PREFIX;
-        let queued = self.state.queued.load(Relaxed);
-        // One frame always fits, however long it is.
-        if queued > 0 && queued + size > MAX_QUEUED {
-            return Err(NotQueued::TooSlow);
-        }
-        self.state.queued.fetch_add(size, Relaxed);
-        // Fails only if the stream's task has ended, see above.
-        drop(self.frames.send(frame));
-        Ok(())
+    /// on its way. One that is longer than a peer would take is lost, and a stream whose peer
+    /// does not read is cut.
+    pub(super) fn send(&self, frame: Vec<u8>, counters: &HostCounters) {
+        self.state.send(&self.frames, frame, counters);
     }
 
-    /// Ends the stream at once.
-    pub(super) fn cut(self) {
-        self.state.cut.notify_one();
+    /// Another way into it.
+    pub(super) fn lane(&self, counters: &Arc<HostCounters>) -> Lane {
+        Lane {
+            frames: self.frames.downgrade(),
+            state: Arc::clone(&self.state),
+            counters: Arc::clone(counters),
+        }
+    }
+}
+
+impl Lane {
+    /// Queues a frame, as [`Outbox::send`] does, as long as the outbox is there.
+    pub(super) fn send(&self, frame: Vec<u8>) -> Result<(), Closed> {
+        match self.frames.upgrade() {
+            Some(frames) => {
+                self.state.send(&frames, frame, &self.counters);
+                Ok(())
+            }
+            None => Err(Closed(frame)),
+        }
+    }
+
+    /// Whether the outbox is there.
+    pub(super) fn is_open(&self) -> bool {
+        self.frames.strong_count() > 0
+    }
+}
+
+impl State {
+    fn send(
+        &self,
+        frames: &mpsc::UnboundedSender<Vec<u8>>,
+        frame: Vec<u8>,
+        counters: &HostCounters,
+    ) {
+        let size = frame.len() + LENGTH_PREFIX;
+        if frame.len() > MAX_DATA_FRAME {
+            counters.frames_too_long.up();
+            tracing::error!(
+                target: "kith", size,
+                "a frame is longer than a peer would take, and is not sent"
+            );
+            return;
+        }
+        let queued = self.queued.load(Relaxed);
+        // One frame always fits, however long it is.
+        if queued > 0 && queued + size > MAX_QUEUED {
+            // Until the driver learns that it is cut, more may come for it.
+            if !self.is_cut.swap(true, Relaxed) {
+                counters.streams_too_slow.up();
+                tracing::debug!(target: "kith", "a peer reads too slowly: its stream is cut");
+                self.cut.notify_one();
+            }
+            return;
+        }
+        self.queued.fetch_add(size, Relaxed);
+        // Fails only if the stream's task has ended, see `Outbox::send`.
+        drop(frames.send(frame));
+    }
+}
+
+/// What was received for partitions is on its way through the driver.
+#[derive(Debug)]
+pub(crate) struct Introduction {
+    state: Arc<State>,
+    _detour: Detour,
+}
+
+impl Introduction {
+    fn begin(state: &Arc<State>) -> Self {
+        Self {
+            state: Arc::clone(state),
+            _detour: state.detours.set_out(),
+        }
+    }
+
+    /// The driver has seen to it; what comes next need not take this way.
+    pub(crate) fn comes_from(self, peer: NodeId) {
+        // Who is at the other end of a stream does not change.
+        self.state.peer.get_or_init(|| peer);
     }
 }
 
@@ -136,7 +216,7 @@ async fn exchange(
     stream: StreamId,
     tls: TlsStream<TcpStream>,
     queue: mpsc::UnboundedReceiver<Vec<u8>>,
-    state: &State,
+    state: &Arc<State>,
 ) -> &'static str {
     let (read, write) = tokio::io::split(tls);
     let reader = FramedRead::with_capacity(read, codec(), SMALL_BUFFER);
@@ -160,7 +240,7 @@ async fn receive(
     shared: &Shared,
     stream: StreamId,
     mut reader: Reader,
-    state: &State,
+    state: &Arc<State>,
 ) -> &'static str {
     while let Some(result) = reader.next().await {
         let frame = match result {
@@ -172,8 +252,9 @@ async fn receive(
             }
             Err(_reset_or_truncated) => return "the connection broke",
         };
-        if !state.is_closing.load(Relaxed) {
-            hand_over(shared, stream, &frame).await;
+        if !state.is_closing.load(Relaxed) && !hand_over(shared, stream, state, &frame).await {
+            shared.counters.streams_broken.up();
+            return "a frame that cannot be read";
         }
         drop(frame);
         shrink(reader.read_buffer_mut());
@@ -181,20 +262,37 @@ async fn receive(
     "the peer closed it"
 }
 
-async fn hand_over(shared: &Shared, stream: StreamId, frame: &BytesMut) {
+/// False: the peer says what cannot be read.
+async fn hand_over(
+    shared: &Shared,
+    stream: StreamId,
+    state: &Arc<State>,
+    frame: &BytesMut,
+) -> bool {
     // At most `MAX_DATA_FRAME`, so that it always fits in 32 bits and in the room there is.
     let share = u32::try_from(frame.len()).unwrap_or(u32::MAX).max(1);
     let Ok(room) = Arc::clone(&shared.room).acquire_many_owned(share).await else {
-        return;
+        return true;
     };
+    let mut introduction = None;
+    if is_marked(frame) {
+        if let Some(peer) = state.peer.get()
+            && state.detours.is_empty()
+        {
+            return (shared.take_frame)(*peer, frame, room);
+        }
+        introduction = Some(Introduction::begin(state));
+    }
     let report = Report::Frame {
         stream,
         frame: frame.to_vec(),
         room,
+        introduction,
     };
     if shared.report(report).await.is_err() {
         tracing::trace!(target: "kith::packet", stream = stream.0, "nobody reads that stream any more");
     }
+    true
 }
 
 /// Writes what is queued until the outbox is dropped, then closes this direction and leaves

@@ -21,7 +21,7 @@ const TOKEN: &str = "0123456789abcdef";
 struct Fake {
     address: SocketAddr,
     stop: watch::Sender<Option<Stop>>,
-    threads: Vec<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
     operations: Arc<Operations>,
 }
 
@@ -76,7 +76,7 @@ impl Fake {
         Self {
             address,
             stop,
-            threads: spawn(listener, handle, kv, options).unwrap(),
+            thread: Some(spawn(listener, handle, kv, options).unwrap()),
             operations,
         }
     }
@@ -128,7 +128,7 @@ impl Fake {
 impl Drop for Fake {
     fn drop(&mut self) {
         self.stop.send_replace(Some(Stop::Left { acknowledged: 0 }));
-        for thread in self.threads.drain(..) {
+        if let Some(thread) = self.thread.take() {
             let ended = thread.join();
             assert!(ended.is_ok() || std::thread::panicking());
         }

@@ -17,7 +17,7 @@ async fn turned_away(mut dialler: Host, acceptor: Host) -> (u64, Host) {
     // The dialler may be the first to know.
     let counted = async {
         while acceptor.counters.handshakes_failed.get() == 0 {
-            tokio::task::yield_now().await;
+            yield_now().await;
         }
     };
     timeout(PATIENCE, counted).await.unwrap();
