@@ -201,9 +201,9 @@ impl Shard {
         }
         let attempt = Attempt::Repair(0);
         let id = config.id;
-        let present = self.chain(p).map(|chain| chain.config.clone());
-        if let Some(present) = present
-            && !(config.has(self.own) && config.descends_from(present.id))
+        let own = self.own;
+        let here = self.chain(p).filter(|chain| !chain.takes(own, config));
+        if let Some(present) = here.map(|chain| chain.config.clone())
             && (present.ends(id) || present.is_rival_of(config))
         {
             let why = if present.ends(id) {
