@@ -92,7 +92,7 @@ impl Shard {
         config.owner() != self.own && left
     }
 
-    /// The owner of this node's configuration says that it is in another branch.
+    /// The owner of this node's configuration says that it is in another branch, or will not serve it again.
     pub(super) fn owner_is_elsewhere(&mut self, p: PartitionId, from: NodeId) {
         let own = self.own;
         let Some(replica) = self.replicas.get_mut(&p) else {

@@ -82,7 +82,7 @@ pub(super) struct Replica {
     pub(super) rival: Option<Configuration>,
     /// Members of the present configuration that are in another branch.
     pub(super) went_on: BTreeSet<NodeId>,
-    /// The configuration whose owner is in another branch by now.
+    /// The configuration whose owner is in another branch by now, or may have forgotten what it acknowledged.
     pub(super) deserted: Option<ConfigId>,
     /// Whom to tell of the present configuration until they have it, though another owns it.
     pub(super) telling: Vec<NodeId>,
