@@ -207,6 +207,8 @@ fn read_all(lab: &mut Lab) {
         if unread.is_empty() {
             return;
         }
+        // Some may think yet that others have failed, and take over from them.
+        lab.run(Duration::from_millis(500));
     }
     for key in unread {
         lab.object(

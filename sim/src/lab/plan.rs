@@ -6,9 +6,9 @@
 //! Whoever is down comes back with its disk. Of disks, one at a time loses something, and only while all
 //! copies are equal (in strict clusters: while no other node has to be distrusted): that is what is promised.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeSet, fmt, time::Duration};
 
-use kith_proto::{config::Consistency, replica::host::SyncMode};
+use kith_proto::{config::Consistency, id::NodeId, replica::host::SyncMode};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use super::{Lab, NodeIndex, Setup, check::placement};
@@ -129,27 +129,53 @@ pub(super) fn act(lab: &mut Lab, action: &Action) {
     }
 }
 
-// All members of every partition run, and have the same.
+// All members of every partition run, count, and have the same; and they are as many as there shall be
+// copies: while a cluster comes together a partition may have one copy yet, and whoever destroys that
+// one loses it in any system. So is it while a branch that went on alone has not been filled up again.
 fn is_sound(lab: &Lab) -> bool {
-    let running = (0..lab.len()).all(|node| {
-        lab.is_gone(node)
-            || (lab.is_alive(node) && !lab.is_paused(node) && !lab.disk(node).is_faulty())
-    });
-    running && (0..lab.setup.settings.partitions).all(|p| placement::is_complete(lab, p))
+    let nodes: Vec<NodeIndex> = (0..lab.len()).filter(|node| !lab.is_gone(*node)).collect();
+    let runs = |node: &NodeIndex| {
+        lab.is_alive(*node)
+            && !lab.is_paused(*node)
+            && !lab.disk(*node).is_faulty()
+            && !is_distrusted(lab, *node)
+    };
+    let copies = usize::from(lab.setup.settings.copies);
+    nodes.iter().all(runs)
+        && (0..lab.setup.settings.partitions)
+            .all(|p| placement::is_complete(lab, p) && placement::copies(lab, p) >= copies)
 }
 
-// In every configuration that is known, or is being decided, most members are others.
+// In every configuration that is known, or is being decided, most members are others, and are still
+// there: a member that is gone for good counts until another has taken its place.
 fn others_are_majorities(lab: &Lab, node: NodeIndex) -> bool {
+    let there: BTreeSet<NodeId> = (0..lab.len())
+        .filter(|other| *other != node && !lab.is_gone(*other))
+        .map(|other| lab.id(other))
+        .collect();
     let id = lab.id(node);
     lab.living().into_iter().all(|other| {
         let chains =
             (0..lab.setup.settings.partitions).filter_map(|p| lab.shard(other)?.chain_of(p));
         let mut configs = chains.flat_map(|chain| {
             let next = chain.accepted.as_ref().map(|(_, next)| next);
-            [Some(&chain.config), next]
+            [Some(&chain.config), next].into_iter().flatten()
         });
-        configs.all(|config| config.is_none_or(|it| !it.has(id) || it.members.len() > 2))
+        configs.all(|config| {
+            let others = config.members.iter().filter(|it| there.contains(it));
+            !config.has(id) || others.count() >= config.majority()
+        })
     })
+}
+
+// Strict: it may have forgotten what it acknowledged, and counts in no majority yet (rule 8).
+fn is_distrusted(lab: &Lab, node: NodeIndex) -> bool {
+    let learns = lab.shard(node).is_some_and(|shard| {
+        (0..lab.setup.settings.partitions)
+            .any(|p| shard.chain_of(p).is_some_and(|chain| chain.learner))
+    });
+    let forgets = lab.setup.is_strict() && lab.setup.sync != SyncMode::Always;
+    forgets && (learns || !lab.disk(node).is_trusted())
 }
 
 fn may_lose_power(lab: &Lab, node: NodeIndex) -> bool {
@@ -159,14 +185,9 @@ fn may_lose_power(lab: &Lab, node: NodeIndex) -> bool {
     if !lab.setup.is_strict() {
         return is_sound(lab);
     }
-    let distrusted = |other: &NodeIndex| {
-        let learns = lab.shard(*other).is_some_and(|shard| {
-            (0..lab.setup.settings.partitions)
-                .any(|p| shard.chain_of(p).is_some_and(|chain| chain.learner))
-        });
-        *other != node && !lab.is_gone(*other) && (learns || !lab.disk(*other).is_trusted())
-    };
-    !(0..lab.len()).any(|other| distrusted(&other)) && others_are_majorities(lab, node)
+    let distrusted =
+        |other: NodeIndex| other != node && !lab.is_gone(other) && is_distrusted(lab, other);
+    !(0..lab.len()).any(distrusted) && others_are_majorities(lab, node)
 }
 
 /// What a seed leads to.

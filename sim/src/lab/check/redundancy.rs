@@ -82,7 +82,8 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
 
 // Who keeps something that it is no member for any more, drops it when all members have it. Who
 // is made a copy of again drops what it had first, and who was to become a copy what it got: as long
-// as a majority has it.
+// as a majority has it. If that is older than deletions are remembered, it may not be used, however few
+// others have it (rule A5): those that went on in a branch of their own may be one.
 fn least(lab: &Lab, index: NodeIndex, p: PartitionId) -> Option<usize> {
     let shard = lab.shard(index)?;
     shard.chain_of(p)?;
@@ -90,7 +91,10 @@ fn least(lab: &Lab, index: NodeIndex, p: PartitionId) -> Option<usize> {
         .show()
         .into_iter()
         .find(|shown| shown.partition == p)?;
-    (shown.state != "filling").then_some(shown.members.len())
+    match shown.state {
+        "filling" => shard.is_stale(p).then_some(1),
+        _ => Some(shown.members.len()),
+    }
 }
 
 fn copies(lab: &Lab, key: &Bytes, version: Version) -> usize {
