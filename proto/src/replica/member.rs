@@ -240,7 +240,7 @@ impl Shard {
             replica.telling.retain(|member| *member != owner);
         } else if owner != own && config.has(own) && !replica.telling.contains(&owner) {
             replica.telling.push(owner);
-            replica.backoff = Some(at);
+            replica.tell_at = Some(at);
             self.timers.set_by(Timer::Partition(p), at);
         }
     }

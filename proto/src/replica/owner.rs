@@ -263,13 +263,13 @@ impl Shard {
         let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
             return;
         };
-        let due = self.replica(p).backoff.is_none_or(|at| now >= at);
+        let due = self.replica(p).tell_at.is_none_or(|at| now >= at);
         let retry = now + self.config.timing.retry;
         self.timers.set_by(Timer::Partition(p), retry);
         if !due {
             return;
         }
-        self.replica(p).backoff = Some(retry);
+        self.replica(p).tell_at = Some(retry);
         let after = self.durable();
         for member in self.replica(p).telling.clone() {
             let body = Body::Install(Box::new(config.clone()));
