@@ -303,7 +303,7 @@ impl Shard {
 
     fn own(&mut self, p: PartitionId, config: &Configuration) {
         // Quorums stay possible down to the last copy: the survivors go on in a branch of their own.
-        if !self.is_strict() && !self.majority_lives(config) {
+        if !self.is_strict() && self.most_went_on(p, config) {
             return self.propose(p, Purpose::TakeOver);
         }
         self.install_at_members(p, config);
