@@ -336,6 +336,7 @@ impl Shard {
                 if self.follows(p) {
                     return;
                 }
+                self.newcomer_is_elsewhere(p, from);
             }
             _ => {}
         }
