@@ -49,6 +49,13 @@ fn needed(lab: &Lab, p: PartitionId, version: Version) -> Option<usize> {
     (config.id == named).then(|| config.majority())
 }
 
+// A branch that went on alone has fewer members than there were when something was acknowledged.
+fn majority(lab: &Lab, p: PartitionId) -> Option<usize> {
+    let owner = *lab.servers(p).first()?;
+    let config = &lab.shard(owner)?.chain_of(p)?.config;
+    Some(config.majority())
+}
+
 /// A node has done something: perhaps it dropped a copy.
 pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
     let dropped = lab.nodes[index].disk.take_dropped();
@@ -68,7 +75,8 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
         let least = if lost {
             1
         } else {
-            least(lab, index, place.partition).unwrap_or(needed)
+            let majority = || needed.min(majority(lab, place.partition).unwrap_or(needed));
+            least(lab, index, place.partition).unwrap_or_else(majority)
         };
         let copies = copies(lab, &place.key, newest);
         if copies < least {
