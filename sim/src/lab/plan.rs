@@ -3,8 +3,9 @@
 //! The seed draws the size of the cluster, when data is synced, which kinds of faults there are, and
 //! each of them. The mode is not drawn, so that both can be tried with the same faults.
 //!
-//! Whoever is down comes back with its disk. Of disks, one at a time loses something, and only while all
-//! copies are equal (in strict clusters: while no other node has to be distrusted): that is what is promised.
+//! Whoever is down comes back with its disk. Of disks, one at a time loses something, and only while there
+//! are as many copies as wanted and all are equal (in strict clusters: while no other node has to be
+//! distrusted, and most members of every configuration are others that are there): that is what is promised.
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
@@ -129,10 +130,10 @@ pub(super) fn act(lab: &mut Lab, action: &Action) {
     }
 }
 
-// All members of every partition run, count, and have the same; and they are as many as there shall be
-// copies: while a cluster comes together a partition may have one copy yet, and whoever destroys that
-// one loses it in any system. So is it while a branch that went on alone has not been filled up again.
-fn is_sound(lab: &Lab) -> bool {
+/// Whether all members of every partition run, count, and have the same; and they are as many as there
+/// shall be copies: while a cluster comes together a partition may have one copy yet, and whoever destroys
+/// that one loses it in any system. So is it while a branch that went on alone has not been filled up again.
+pub fn is_sound(lab: &Lab) -> bool {
     let nodes: Vec<NodeIndex> = (0..lab.len()).filter(|node| !lab.is_gone(*node)).collect();
     let runs = |node: &NodeIndex| {
         lab.is_alive(*node)
