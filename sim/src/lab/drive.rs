@@ -39,6 +39,8 @@ pub(super) enum Happening {
     Goes(NodeIndex, u32),
     /// A machine that vanished is missed.
     Missed(NodeIndex),
+    /// Those who hear nothing from each other notice it, if nothing has changed since.
+    Unheard(u64, Vec<NodeIndex>),
     /// It is a client's turn.
     Client(usize),
     /// The plan wants something.
@@ -140,7 +142,7 @@ impl Lab {
                 stream,
                 message,
             } => {
-                self.deliver(from, to, stream, *message);
+                self.deliver(from, to, stream, message);
                 self.point();
             }
             Happening::Wake(index) => self.wake(index),
@@ -154,6 +156,7 @@ impl Lab {
             } => self.see(observer, life, subject, sight),
             Happening::Goes(node, life) => self.goes(node, life),
             Happening::Missed(node) => self.is_missed(node),
+            Happening::Unheard(silence, side) => self.unheard(silence, &side),
             Happening::Client(client) => client::turn(self, client),
             Happening::Act(action) => plan::act(self, &action),
         }
