@@ -155,7 +155,9 @@ impl Chain {
         }
     }
 
-    /// Phase two: accept a next configuration. It implies the promise (rule 3).
+    /// Phase two: accept a next configuration. It implies the promise (rule 3): otherwise an acceptance with
+    /// a smaller ballot that comes late would take the place of what was chosen. (Among three members it
+    /// would not, since a proposer is the first to accept; among five it does.)
     ///
     /// # Errors
     /// Why not; nothing has changed.

@@ -75,7 +75,9 @@ impl Shard {
             .is_some_and(|chain| chain.config.has(own));
         let omit = self.omits(Omit::FreshLearner);
         if (strict || self.is_stale(p)) && !again && !is_member && !omit {
-            // Rule 6: what a former member had is not merged; rule A5: nor is what is too old.
+            // Rule 6: what a former member had is not merged; rule A5: nor is what is too old. A strict owner
+            // that serves would overwrite it, but not what is of its own epoch (rule 4): with that the
+            // copy would never be equal.
             self.clear(p);
         }
         let at = now + Filler::PATIENCE;

@@ -137,6 +137,7 @@ impl Shard {
         let own = self.own;
         let (now, wall) = (self.now.time, self.now.wall);
         let keeps_votes = self.omits(Omit::FreshVotes);
+        let installs_again = self.omits(Omit::InstalledOnce);
         let replica = self.replica(p);
         let before = replica.chain.as_ref().map(|chain| chain.config.id);
         let was_member = replica
@@ -147,12 +148,15 @@ impl Shard {
             None if config.has(own) => replica.chain = Some(Chain::new(config.clone())),
             None => return false,
             Some(chain) => {
-                let votes = (chain.promised, chain.accepted.clone());
+                let promised = chain.promised;
                 if !chain.install(own, config) {
                     return false;
                 }
                 if keeps_votes {
-                    (chain.promised, chain.accepted) = votes;
+                    chain.promised = promised;
+                }
+                if installs_again && before == Some(config.id) {
+                    (chain.promised, chain.accepted) = (None, None);
                 }
             }
         }

@@ -47,6 +47,13 @@ pub(super) enum Happening {
     Act(plan::Action),
 }
 
+impl Happening {
+    // Whether it is a message between these two.
+    pub(super) fn is_between(&self, pair: (NodeIndex, NodeIndex)) -> bool {
+        matches!(self, Self::Deliver { from, to, .. } if (*from.min(to), *from.max(to)) == pair)
+    }
+}
+
 /// A process ends right after a step: see [`Lab::count_points`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash {

@@ -74,7 +74,7 @@ impl Lab {
     pub fn silence(&mut self, side: &[NodeIndex], noticed_after: Duration) {
         for a in side {
             for b in (0..self.len()).filter(|b| !side.contains(b)) {
-                self.network.silent.insert((*a.min(&b), *a.max(&b)));
+                self.stall(*a, b);
             }
         }
         self.network.silences += 1;
@@ -85,6 +85,31 @@ impl Lab {
     pub(super) fn unheard(&mut self, silence: u64, side: &[NodeIndex]) {
         if self.network.silences == silence && !self.network.silent.is_empty() {
             self.split(side);
+        }
+    }
+
+    /// What two send each other waits until they are restored; no stream ends, and nobody is told.
+    pub fn stall(&mut self, a: NodeIndex, b: NodeIndex) {
+        self.network.silent.insert((a.min(b), a.max(b)));
+    }
+
+    /// Two reach each other again, whatever they think of each other.
+    pub fn restore(&mut self, a: NodeIndex, b: NodeIndex) {
+        let pair = (a.min(b), a.max(b));
+        self.network.cuts.remove(&pair);
+        self.network.silent.remove(&pair);
+        let (stalled, rest) = std::mem::take(&mut self.network.stalled)
+            .into_iter()
+            .partition(|happening| happening.is_between(pair));
+        self.network.stalled = rest;
+        let stalled: Vec<Happening> = stalled;
+        for happening in stalled {
+            self.agenda.push(self.now, happening);
+        }
+        if self.is_alive(a) && self.is_alive(b) && self.network.stream(a, b).is_none() {
+            self.connect(a, b);
+            self.show_view(a);
+            self.show_view(b);
         }
     }
 

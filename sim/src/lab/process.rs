@@ -402,7 +402,8 @@ impl Lab {
         Wall(BEGAN + millis)
     }
 
-    pub(super) fn index_of(&self, id: NodeId) -> Option<NodeIndex> {
+    /// Which node has that id.
+    pub fn index_of(&self, id: NodeId) -> Option<NodeIndex> {
         self.index.get(&id).copied()
     }
 }
