@@ -20,7 +20,7 @@
 //! | [`check`] | the promises, one file each: what is checked, how, and what is not |
 //! | [`plan`] | faults drawn from a seed |
 //! | [`run`] | whole runs |
-//! | [`points`] | crashes between any two steps |
+//! | [`points`] | crashes and pauses between any two steps |
 //! | [`availability`] | how long nobody answers after a fault |
 //! | [`command`] | `kith-sim partitions` |
 //! | `drive` | time |
@@ -50,7 +50,7 @@ use kith_proto::{
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng};
 
-pub use self::drive::Crash;
+pub use self::drive::{Crash, How};
 use self::{check::Checks, client::Clients, drive::Happening, network::Network, process::Node};
 use crate::agenda::Agenda;
 pub use kith_proto::replica::omit::Omit;

@@ -58,6 +58,13 @@ fn rule_4_transfers_of_any_effort() {
 }
 
 #[test]
+fn rule_5_promises_that_outlive_their_configuration() {
+    for consistency in [Available, Strict] {
+        caught(Omit::FreshVotes, consistency, 0, &["placement"]);
+    }
+}
+
+#[test]
 fn rule_7_writes_that_are_tried_again() {
     caught(Omit::NoRetry, Strict, 0, &["linearizability"]);
 }

@@ -1,4 +1,4 @@
-//! Time: what happens next, and crashes between any two steps.
+//! Time: what happens next, and crashes and pauses between any two steps.
 
 use std::time::Duration;
 
@@ -54,19 +54,30 @@ impl Happening {
     }
 }
 
-/// A process ends right after a step: see [`Lab::count_points`].
+/// A process ends, or stands still, right after a step: see [`Lab::count_points`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash {
     /// After which one, counted from 1.
     pub point: u64,
     /// Whose.
     pub node: NodeIndex,
+    /// What happens to it.
+    pub how: How,
+}
+
+/// What happens to a process between two steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It ends.
+    Killed,
     /// Its machine stops too, and nothing survives that was not synced.
-    pub power: bool,
+    PowerCut,
+    /// It stands still for so long, and others come to think that it has failed.
+    Paused(Duration),
 }
 
 impl Lab {
-    /// From now on (or not any more) every step counts after which a process may end: each message
+    /// From now on (or not any more) every step counts after which a process may end or stand still: each message
     /// taken in, each effect of a core (a message, an answer, a sync that begins), each sync that ends.
     /// With `crash` one does end there.
     pub fn count_points(&mut self, counting: bool, crash: Option<Crash>) {
@@ -86,10 +97,14 @@ impl Lab {
         self.points += 1;
         if let Some(crash) = self.crash.filter(|crash| crash.point == self.points) {
             self.crash = None;
-            if crash.power {
-                self.stop_machine(crash.node, 0);
-            } else {
-                self.kill(crash.node, false);
+            match crash.how {
+                How::Killed => self.kill(crash.node, false),
+                How::PowerCut => self.stop_machine(crash.node, 0),
+                How::Paused(during) => {
+                    self.pause(crash.node);
+                    self.accuse(crash.node);
+                    self.schedule(during, plan::Action::Resume(crash.node));
+                }
             }
         }
     }

@@ -76,7 +76,7 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
             1
         } else {
             let majority = || needed.min(majority(lab, place.partition).unwrap_or(needed));
-            least(lab, index, place.partition).unwrap_or_else(majority)
+            least(lab, index, place.partition, newest).unwrap_or_else(majority)
         };
         let copies = copies(lab, &place.key, newest);
         if copies < least {
@@ -91,16 +91,21 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
 // Who keeps something that it is no member for any more, drops it when all members have it. Who
 // is made a copy of again drops what it had first, and who was to become a copy what it got: as long
 // as a majority has it. If that is older than deletions are remembered, it may not be used, however few
-// others have it (rule A5): those that went on in a branch of their own may be one.
-fn least(lab: &Lab, index: NodeIndex, p: PartitionId) -> Option<usize> {
+// others have it (rule A5): those that went on in a branch of their own may be one. And what was written since
+// it is no member was acknowledged without it; it may still be under way to a member.
+fn least(lab: &Lab, index: NodeIndex, p: PartitionId, version: Version) -> Option<usize> {
     let shard = lab.shard(index)?;
-    shard.chain_of(p)?;
+    let config = &shard.chain_of(p)?.config;
+    let written_since = !config.has(lab.id(index))
+        && config.id.epoch <= version.epoch
+        && config.id.branch == version.branch;
     let shown = shard
         .show()
         .into_iter()
         .find(|shown| shown.partition == p)?;
     match shown.state {
         "filling" => shard.is_stale(p).then_some(1),
+        _ if written_since => None,
         _ => Some(shown.members.len()),
     }
 }
