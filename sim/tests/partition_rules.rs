@@ -90,11 +90,6 @@ fn rule_a3_what_is_joined_keeps_its_version() {
 }
 
 #[test]
-fn rule_a4_a_branch_closed_by_its_owner_alone() {
-    caught(Omit::ChosenClose, Available, 1, &["ownership"]);
-}
-
-#[test]
 fn promises_that_do_not_fence() {
     caught(Omit::Fencing, Strict, 0, &["linearizability"]);
 }

@@ -140,3 +140,41 @@ fn tombstones_dropped_too_early() {
         &["deletes"],
     );
 }
+
+// A former member went on alone, and its branch is the larger one. The owner hears of that when its members do not
+// hear from it any more, and choose another owner.
+fn a_rival_appears(omit: Option<Omit>) -> Lab {
+    let mut setup = setup(11, Available, 4, omit);
+    setup.repair_delay = Duration::from_secs(1);
+    let mut lab = settled(setup);
+    let [.., rival] = members(&lab)[..] else {
+        panic!("three members");
+    };
+    lab.split(&[rival]);
+    lab.run(Duration::from_secs(6));
+    let [owner, b, c] = members(&lab)[..] else {
+        panic!("three members, another one in place of the one cut off");
+    };
+    while epoch(&lab, rival) <= epoch(&lab, owner) + 1 {
+        lab.kill(rival, false);
+        lab.start(rival);
+        lab.run(Duration::from_secs(1));
+    }
+    for other in [b, c] {
+        lab.cut(owner, other);
+    }
+    lab.restore(owner, rival);
+    lab.believe(owner, rival, Standing::Living);
+    lab.believe(rival, owner, Standing::Living);
+    lab.run(Duration::from_millis(100));
+    for other in [b, c] {
+        fails(&mut lab, other, owner);
+    }
+    lab.run(Duration::from_secs(4));
+    end(lab)
+}
+
+#[test]
+fn rule_a4_a_branch_closed_by_its_owner_alone() {
+    caught(a_rival_appears, Omit::ChosenClose, &["ownership"]);
+}
