@@ -62,8 +62,7 @@ impl Lab {
         for a in 0..self.len() {
             for b in 0..self.len() {
                 if side.contains(&a) && !side.contains(&b) {
-                    self.cut(a, b);
-                    self.lose_sight(a, b);
+                    self.part(a, b);
                 }
             }
         }
@@ -91,6 +90,29 @@ impl Lab {
     /// What two send each other waits until they are restored; no stream ends, and nobody is told.
     pub fn stall(&mut self, a: NodeIndex, b: NodeIndex) {
         self.network.silent.insert((a.min(b), a.max(b)));
+    }
+
+    /// Cuts two from each other, and lets each think that the other has failed.
+    pub fn part(&mut self, a: NodeIndex, b: NodeIndex) {
+        self.cut(a, b);
+        self.lose_sight(a, b);
+    }
+
+    /// They reach each other again, and notice it.
+    pub fn meet_again(&mut self, a: NodeIndex, b: NodeIndex) {
+        self.restore(a, b);
+        if self.is_alive(a) && self.is_alive(b) {
+            self.see_again(a, b);
+            self.see_again(b, a);
+        }
+    }
+
+    /// The stream between two breaks, with what is under way on it, and another one opens at once.
+    pub fn break_stream(&mut self, a: NodeIndex, b: NodeIndex) {
+        if self.network.stream(a, b).is_some() && self.network.reaches(a, b) {
+            self.disconnect(a, b);
+            self.restore(a, b);
+        }
     }
 
     /// Two reach each other again, whatever they think of each other.

@@ -7,6 +7,8 @@
 //! are as many copies as wanted and all are equal (in strict clusters: while no other node has to be
 //! distrusted, and most members of every configuration are others that are there): that is what is promised.
 
+mod streams;
+
 use std::{collections::BTreeSet, fmt, time::Duration};
 
 use kith_proto::{config::Consistency, id::NodeId, replica::host::SyncMode};
@@ -35,6 +37,17 @@ pub enum Action {
     Split(Vec<NodeIndex>),
     /// Cuts two from each other, while others reach both.
     Cut(NodeIndex, NodeIndex),
+    /// What two send each other waits for so long, and then arrives at once.
+    Stall(NodeIndex, NodeIndex, Duration),
+    /// Nothing arrives any more between some and the rest; after so long streams end, and each thinks that the
+    /// other has failed.
+    Silence(Vec<NodeIndex>, Duration),
+    /// The stream between two breaks, with what is under way, and another one opens.
+    Break(NodeIndex, NodeIndex),
+    /// Two lose each other, and each thinks that the other has failed, while others see both.
+    Part(NodeIndex, NodeIndex),
+    /// That is over, or a stall.
+    Restore(NodeIndex, NodeIndex),
     /// No cuts any more.
     Heal,
     /// Others come to think that it has failed.
@@ -63,7 +76,12 @@ impl Action {
     fn node(&self) -> Option<NodeIndex> {
         match self {
             Self::Start(node) | Self::Resume(node) | Self::Clock(node, _) => Some(*node),
-            Self::Cut(a, b) => Some(*a.max(b)),
+            Self::Cut(a, b)
+            | Self::Stall(a, b, _)
+            | Self::Break(a, b)
+            | Self::Part(a, b)
+            | Self::Restore(a, b) => Some(*a.max(b)),
+            Self::Silence(side, _) => side.iter().max().copied(),
             _ => None,
         }
     }
@@ -104,6 +122,14 @@ pub(super) fn act(lab: &mut Lab, action: &Action) {
         Action::Resume(node) => lab.resume(*node),
         Action::Split(side) => lab.split(side),
         Action::Cut(a, b) => lab.cut(*a, *b),
+        Action::Stall(a, b, during) => {
+            lab.stall(*a, *b);
+            lab.schedule(*during, Action::Restore(*a, *b));
+        }
+        Action::Silence(side, noticed_after) => lab.silence(side, *noticed_after),
+        Action::Break(a, b) => lab.break_stream(*a, *b),
+        Action::Part(a, b) => lab.part(*a, *b),
+        Action::Restore(a, b) => lab.meet_again(*a, *b),
         Action::Heal => lab.heal(),
         Action::Accuse(node) => lab.accuse(*node),
         Action::Join => {
@@ -241,7 +267,8 @@ impl Plan {
             setup.tombstone_grace = millis(&mut rng, 1_000..6_000);
         }
         let end = millis(&mut rng, 3_000..12_000);
-        let steps = Drawing::new(&setup, kinds, rng, end).draw();
+        let mut steps = Drawing::new(&setup, kinds, rng, end).draw();
+        streams::add(&mut steps, &setup, end);
         Self {
             setup,
             steps,
