@@ -20,7 +20,7 @@
 //! | [`check`] | the promises, one file each: what is checked, how, and what is not |
 //! | [`plan`] | faults drawn from a seed |
 //! | [`run`] | whole runs |
-//! | [`points`] | crashes between any two steps |
+//! | [`points`] | crashes and pauses between any two steps |
 //! | [`availability`] | how long nobody answers after a fault |
 //! | [`command`] | `kith-sim partitions` |
 //! | `drive` | time |
@@ -38,7 +38,7 @@ pub mod points;
 mod process;
 pub mod run;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use kith_proto::{
     config::{ClusterSettings, Consistency},
@@ -50,7 +50,7 @@ use kith_proto::{
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng};
 
-pub use self::drive::Crash;
+pub use self::drive::{Crash, How};
 use self::{check::Checks, client::Clients, drive::Happening, network::Network, process::Node};
 use crate::agenda::Agenda;
 pub use kith_proto::replica::omit::Omit;
@@ -101,6 +101,25 @@ impl Setup {
     }
 }
 
+/// How long it takes until others notice (ms), drawn for each of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Noticed {
+    /// That a process has ended.
+    pub end: Range<u64>,
+    /// That there are no streams any more to somebody who runs.
+    pub cut: Range<u64>,
+}
+
+impl Default for Noticed {
+    // Early and late, so that everything meets everything.
+    fn default() -> Self {
+        Self {
+            end: 20..300,
+            cut: 200..2500,
+        }
+    }
+}
+
 /// The lab.
 pub struct Lab {
     /// What it was built with.
@@ -111,6 +130,8 @@ pub struct Lab {
     pub events: Vec<(Time, NodeIndex, Event)>,
     /// Nodes that stopped because of their disks, and what they said.
     pub broken: Vec<(Time, NodeIndex, String)>,
+    /// How fast failures are noticed.
+    pub noticed: Noticed,
     /// Everything is printed while it happens.
     pub verbose: bool,
     now: Time,
@@ -136,6 +157,7 @@ impl Lab {
             clients: Clients::default(),
             events: Vec::new(),
             broken: Vec::new(),
+            noticed: Noticed::default(),
             verbose: false,
             now: Time::from_millis(1),
             nodes: Vec::new(),

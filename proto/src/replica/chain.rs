@@ -155,7 +155,9 @@ impl Chain {
         }
     }
 
-    /// Phase two: accept a next configuration. It implies the promise (rule 3).
+    /// Phase two: accept a next configuration. It implies the promise (rule 3): otherwise an acceptance with
+    /// a smaller ballot that comes late would take the place of what was chosen. (Among three members it
+    /// would not, since a proposer is the first to accept; among five it does.)
     ///
     /// # Errors
     /// Why not; nothing has changed.
@@ -189,14 +191,31 @@ impl Chain {
         Ok(())
     }
 
-    /// Installs what was chosen, if it follows what is there: promised and accepted go with the
-    /// old configuration (rule 5). Repeating the present one changes nothing. A branch of which
-    /// `node` is no member leaves it where it is, unless its own is over. True if it is installed
-    /// now.
+    /// Whether a configuration that was chosen is to be installed here. It follows what is there; or this
+    /// node has no part in that, and the other one, of a larger epoch, names it: then it was filled, and
+    /// that branch can only be served with it. A branch of which `node` is no member leaves it where it
+    /// is, unless its own is over.
+    ///
+    /// Epochs grow with every installation. So nothing that was left is ever installed again.
+    pub fn takes(&self, node: NodeId, config: &Configuration) -> bool {
+        let present = &self.config;
+        // What a closed branch had is kept, by those that are members no more, until it is settled: by the
+        // branch that joined it, or by one that left that.
+        let unsettled = present.unmerged.as_ref();
+        let settles = |source: &Source| config.unmerged.is_none() && config.ends(source.id);
+        let is_free = !present.has(node)
+            && unsettled.is_none_or(settles)
+            && config.id.epoch > present.id.epoch
+            && !present.ends(config.id);
+        config.ends(present.id)
+            || (config.has(node) && config.descends_from(present.id))
+            || (is_free && (config.has(node) || unsettled.is_some()))
+    }
+
+    /// Installs what was chosen, if it is to be: promised and accepted go with the old configuration
+    /// (rule 5). Repeating the present one changes nothing. True if it is installed now.
     pub fn install(&mut self, node: NodeId, config: &Configuration) -> bool {
-        let follows = config.ends(self.config.id)
-            || (config.has(node) && config.descends_from(self.config.id));
-        if !follows {
+        if !self.takes(node, config) {
             return config.id == self.config.id;
         }
         // What it may have forgotten was acknowledged in another branch.
@@ -299,6 +318,29 @@ mod tests {
             absent.install(A, &joined),
             "its branch was closed without it"
         );
+    }
+
+    #[test]
+    fn who_has_no_part_in_a_branch_goes_where_it_is_named() {
+        let base = chain().config;
+        let mut chain = Chain::new(base.next(vec![A]));
+        let before = base.fork(vec![B], 9).next(vec![B]);
+        assert!(before.is_rival_of(&chain.config));
+        let named = before.next(vec![B, C]);
+        assert!(!Chain::new(base.clone()).install(C, &named.next(vec![B])));
+        assert!(!chain.install(B, &before.next(vec![A])), "not named there");
+        let mut member = Chain::new(base.next(vec![A, C]));
+        assert!(!member.install(C, &named), "it has a part where it is");
+        assert!(chain.install(C, &named));
+        assert!(!chain.install(C, &base), "an earlier epoch");
+        let source = base.fork(vec![C], 8).closed(vec![C], 7).source();
+        let joined = base.next(vec![A, B]).joined(source);
+        let left = joined.fork(vec![B], 9).next(vec![B]);
+        let mut waits = Chain::new(joined);
+        assert!(!waits.install(C, &left), "what it has is not settled");
+        let mut settled = left.next(vec![B]);
+        settled.unmerged = None;
+        assert!(waits.install(C, &settled), "in a branch that left it");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
     message::{Attempt, Body},
     omit::Omit,
     owner::millis,
-    proposal::{Phase, Proposal},
+    proposal::{Mute, Phase, Proposal},
     shard::{Shard, Timer},
 };
 use crate::{
@@ -37,8 +37,9 @@ impl Shard {
                 },
             promised,
             ballot,
+            mute,
             ..
-        }) = self.replica(p).proposal.as_ref()
+        }) = self.replicas.get(&p).and_then(|it| it.proposal.as_ref())
         else {
             return;
         };
@@ -50,14 +51,18 @@ impl Shard {
         };
         // Everybody that promised is asked for what it has, whether it is a member afterwards or not.
         let unequal: Vec<NodeId> = promised.keys().copied().filter(|m| !is_equal(m)).collect();
-        let empty: Vec<NodeId> = filled.keys().copied().filter(|m| !is_equal(m)).collect();
+        let elsewhere = |m: &NodeId| mute.get(m) == Some(&Mute::Elsewhere);
+        let empty = filled.keys().filter(|m| !is_equal(m) && !elsewhere(m));
+        let empty: Vec<NodeId> = empty.copied().collect();
         let equal = next
             .members
             .iter()
             .filter(|member| is_equal(member))
             .count();
         let all_asked = unequal.iter().all(|member| self.is_gone(*member));
-        let heard = all_asked || (strict && !forks && self.majority_is_merged(p, &unequal));
+        // Nobody makes members of a closed branch equal any more, and any of them is asked for what it had.
+        let most_do = strict && !forks && next.closed_into.is_none();
+        let heard = all_asked || (most_do && self.majority_is_merged(p, &unequal));
         if omit || (heard && equal >= next.majority()) {
             return self.ask_to_accept(p, next, forks);
         }
@@ -81,21 +86,42 @@ impl Shard {
         );
     }
 
+    /// Whether a proposal fills a node, which is no member yet.
+    pub(super) fn fills(&self, p: PartitionId, node: NodeId) -> bool {
+        let proposal = self.replicas.get(&p).and_then(|it| it.proposal.as_ref());
+        proposal.is_some_and(|it| match &it.phase {
+            Phase::Merging { filled, .. } => filled.contains_key(&node),
+            _ => false,
+        })
+    }
+
+    /// A newcomer that a proposal fills is in another branch, and stays there.
+    pub(super) fn newcomer_is_elsewhere(&mut self, p: PartitionId, from: NodeId) {
+        if self.fills(p, from)
+            && let Some(proposal) = &mut self.replica(p).proposal
+        {
+            proposal.mute.insert(from, Mute::Elsewhere);
+            self.proposal_goes_on(p);
+        }
+    }
+
     // The adopted configuration names members that went on in another branch, or are gone: it may have been
     // chosen, but never will be served.
     fn cannot_be_merged(&self, p: PartitionId) -> bool {
         let Some(Proposal {
             phase: Phase::Merging { next, filled, .. },
             promised,
+            mute,
             ..
         }) = self.replicas.get(&p).and_then(|it| it.proposal.as_ref())
         else {
             return false;
         };
         let can = |member: &&NodeId| {
+            let elsewhere = mute.get(*member) == Some(&Mute::Elsewhere);
             **member == self.own
                 || promised.contains_key(*member)
-                || (filled.contains_key(*member) && !self.is_gone(**member))
+                || (filled.contains_key(*member) && !elsewhere && !self.is_gone(**member))
         };
         next.members.iter().filter(can).count() < next.majority()
     }

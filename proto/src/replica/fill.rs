@@ -94,13 +94,16 @@ impl Shard {
         let of_this = self
             .change(p)
             .is_some_and(|change| change.learners.contains_key(&from) && !change.is_fenced());
-        if !of_this {
-            return;
-        }
-        if let (Rejection::Older(_), Some(chain)) = (why, self.chain(p)) {
-            // It was a member once, and has not heard that it is not any more.
+        if (of_this || self.fills(p, from))
+            && let (Rejection::Older(_), Some(chain)) = (why, self.chain(p))
+        {
+            // It was a member once, and has not heard that it is not any more; or it is in another branch, and
+            // says so to this.
             let config = chain.config.clone();
             self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
+        }
+        if !of_this {
+            return;
         }
         let pause = match why {
             Rejection::Busy => AGAIN / 5,
@@ -121,6 +124,14 @@ impl Shard {
         let Some(change) = replica.owner.as_mut().and_then(|o| o.change.take()) else {
             return;
         };
+        // They may drop what they were given, of which all members were sent the same: whether those have it
+        // is found out anew before they do.
+        let own = self.own;
+        if change.learners().next().is_some()
+            && let Some(owner) = &mut self.replica(p).owner
+        {
+            owner.equal.retain(|member| *member == own);
+        }
         let attempt = Attempt::Fill(change.number);
         for learner in change.learners.keys() {
             self.tell(*learner, p, id, Body::Abandon { attempt }, None);

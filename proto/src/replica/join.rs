@@ -92,7 +92,7 @@ impl Shard {
         config.owner() != self.own && left
     }
 
-    /// The owner of this node's configuration says that it is in another branch.
+    /// The owner of this node's configuration says that it is in another branch, or will not serve it again.
     pub(super) fn owner_is_elsewhere(&mut self, p: PartitionId, from: NodeId) {
         let own = self.own;
         let Some(replica) = self.replicas.get_mut(&p) else {
@@ -206,10 +206,14 @@ impl Shard {
         if !chosen {
             return;
         }
-        let busy = owner.change.is_some() || replica.proposal.is_some() || !owner.serving;
+        // Newcomers can wait. A change for them may itself wait for a member that is in the closed branch.
+        let change = owner.change.as_ref();
+        let changing = change.is_some_and(|it| it.is_fenced() || it.next.members == config.members);
+        let busy = changing || replica.proposal.is_some() || !owner.serving;
         if busy || closed.ends(config.id) || config.unmerged.is_some() {
             return;
         }
+        self.drop_change(p);
         let next = config.joined(closed.source());
         self.begin_change(p, &config, next);
     }
@@ -252,7 +256,24 @@ impl Shard {
         };
         if let Some(peer) = source.members.iter().copied().find(reachable) {
             self.compare_with(p, peer, source.id, Attempt::Join(number));
+        } else if source.members == [own] {
+            self.join_what_is_here(p, config);
         }
+    }
+
+    // The only one that has what the closed branch had owns the joined configuration, having gone on alone
+    // from it: all of that is here, and nobody else can tell what is not.
+    fn join_what_is_here(&mut self, p: PartitionId, config: &Configuration) {
+        for bucket in 0..self.buckets {
+            let Some(ours) = self.versions(p, &[bucket]) else {
+                return;
+            };
+            let earlier = ours
+                .into_iter()
+                .filter(|(_, own)| own.epoch < config.id.epoch);
+            self.all_anew(p, config, earlier.map(|(key, _)| key).collect());
+        }
+        self.join_is_over(p);
     }
 
     /// Some buckets of the closed branch, decided key by key.
@@ -296,10 +317,7 @@ impl Shard {
             .into_iter()
             .filter(|(_, own)| own.epoch < config.id.epoch);
         anew.extend(rest.map(|(key, _)| key));
-        while !anew.is_empty() {
-            let entries = self.carried(p, &mut anew);
-            self.write_anew(p, &config, entries);
-        }
+        self.all_anew(p, &config, anew);
         self.session_fetches(p, peer, fetch);
     }
 
@@ -316,6 +334,13 @@ impl Shard {
 
     fn joining(&mut self, p: PartitionId) -> Option<&mut Joining> {
         self.replicas.get_mut(&p)?.owner.as_mut()?.joining.as_mut()
+    }
+
+    fn all_anew(&mut self, p: PartitionId, config: &Configuration, mut keys: VecDeque<Bytes>) {
+        while !keys.is_empty() {
+            let entries = self.carried(p, &mut keys);
+            self.write_anew(p, config, entries);
+        }
     }
 
     // Rule A3.

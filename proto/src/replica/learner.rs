@@ -75,7 +75,9 @@ impl Shard {
             .is_some_and(|chain| chain.config.has(own));
         let omit = self.omits(Omit::FreshLearner);
         if (strict || self.is_stale(p)) && !again && !is_member && !omit {
-            // Rule 6: what a former member had is not merged; rule A5: nor is what is too old.
+            // Rule 6: what a former member had is not merged; rule A5: nor is what is too old. A strict owner
+            // that serves would overwrite it, but not what is of its own epoch (rule 4): with that the
+            // copy would never be equal.
             self.clear(p);
         }
         let at = now + Filler::PATIENCE;
@@ -168,6 +170,10 @@ impl Shard {
         if let Err(why) = chain.matches(id) {
             return self.reject(from, p, id, Attempt::Repair(0), why);
         }
+        if config.owner() == from {
+            // It may have forgotten something, and will not serve again: nobody need have missed it.
+            return self.owner_is_elsewhere(p, from);
+        }
         let Some(owner) = &replica.owner else {
             return;
         };
@@ -215,12 +221,18 @@ impl Shard {
             return;
         }
         let id = chain.config.id;
+        let now = self.now.time;
+        if let Some(at) = replica.backoff.filter(|at| now < *at) {
+            return self.timers.set_by(Timer::Partition(p), at);
+        }
+        // An answer that this branch has a rival wakes this again: not more often than that.
+        self.replica(p).backoff = Some(now + self.config.timing.proposal);
         if let Some(owner) = self.routes.owner(p)
             && owner != own
         {
             self.tell(owner, p, id, Body::MayForget, None);
         }
-        let at = self.now.time + self.config.timing.forget;
+        let at = now + self.config.timing.forget;
         self.timers.set_by(Timer::Partition(p), at);
     }
 }

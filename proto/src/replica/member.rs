@@ -137,6 +137,7 @@ impl Shard {
         let own = self.own;
         let (now, wall) = (self.now.time, self.now.wall);
         let keeps_votes = self.omits(Omit::FreshVotes);
+        let installs_again = self.omits(Omit::InstalledOnce);
         let replica = self.replica(p);
         let before = replica.chain.as_ref().map(|chain| chain.config.id);
         let was_member = replica
@@ -147,12 +148,15 @@ impl Shard {
             None if config.has(own) => replica.chain = Some(Chain::new(config.clone())),
             None => return false,
             Some(chain) => {
-                let votes = (chain.promised, chain.accepted.clone());
+                let promised = chain.promised;
                 if !chain.install(own, config) {
                     return false;
                 }
                 if keeps_votes {
-                    (chain.promised, chain.accepted) = votes;
+                    chain.promised = promised;
+                }
+                if installs_again && before == Some(config.id) {
+                    (chain.promised, chain.accepted) = (None, None);
                 }
             }
         }
@@ -201,9 +205,9 @@ impl Shard {
         }
         let attempt = Attempt::Repair(0);
         let id = config.id;
-        let present = self.chain(p).map(|chain| chain.config.clone());
-        if let Some(present) = present
-            && !(config.has(self.own) && config.descends_from(present.id))
+        let own = self.own;
+        let here = self.chain(p).filter(|chain| !chain.takes(own, config));
+        if let Some(present) = here.map(|chain| chain.config.clone())
             && (present.ends(id) || present.is_rival_of(config))
         {
             let why = if present.ends(id) {
@@ -240,7 +244,7 @@ impl Shard {
             replica.telling.retain(|member| *member != owner);
         } else if owner != own && config.has(own) && !replica.telling.contains(&owner) {
             replica.telling.push(owner);
-            replica.backoff = Some(at);
+            replica.tell_at = Some(at);
             self.timers.set_by(Timer::Partition(p), at);
         }
     }

@@ -15,8 +15,11 @@ pub enum Omit {
     AcceptancePromises,
     /// Rule 4: transfers are taken in whatever effort they belong to, and drop anything.
     Attempts,
-    /// Rule 5: promises and acceptances survive an installation.
+    /// Rule 5: a promise survives an installation. (So would what was accepted, but that is of no use any
+    /// more: whoever is told of it sees that it does not follow the present configuration.)
     FreshVotes,
+    /// Rule 5: installing the present configuration again clears promises and acceptances.
+    InstalledOnce,
     /// Rule 6: a strict newcomer keeps what it had as a former member.
     FreshLearner,
     /// Rule 7: a write whose answer was lost is tried again.
@@ -57,12 +60,13 @@ pub enum Omit {
 
 impl Omit {
     /// All of them.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Confirmation,
         Self::OwnFence,
         Self::AcceptancePromises,
         Self::Attempts,
         Self::FreshVotes,
+        Self::InstalledOnce,
         Self::FreshLearner,
         Self::NoRetry,
         Self::LearnerMark,

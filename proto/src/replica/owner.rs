@@ -263,13 +263,13 @@ impl Shard {
         let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
             return;
         };
-        let due = self.replica(p).backoff.is_none_or(|at| now >= at);
+        let due = self.replica(p).tell_at.is_none_or(|at| now >= at);
         let retry = now + self.config.timing.retry;
         self.timers.set_by(Timer::Partition(p), retry);
         if !due {
             return;
         }
-        self.replica(p).backoff = Some(retry);
+        self.replica(p).tell_at = Some(retry);
         let after = self.durable();
         for member in self.replica(p).telling.clone() {
             let body = Body::Install(Box::new(config.clone()));
@@ -303,7 +303,7 @@ impl Shard {
 
     fn own(&mut self, p: PartitionId, config: &Configuration) {
         // Quorums stay possible down to the last copy: the survivors go on in a branch of their own.
-        if !self.is_strict() && !self.majority_lives(config) {
+        if !self.is_strict() && self.most_went_on(p, config) {
             return self.propose(p, Purpose::TakeOver);
         }
         self.install_at_members(p, config);

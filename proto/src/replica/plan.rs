@@ -130,9 +130,22 @@ impl Shard {
             members.push(own);
             return Some(members);
         }
-        if possible && target != config.members {
-            return Some(target.to_vec());
-        }
-        None
+        let mut members = target.to_vec();
+        members.extend(self.kept_listed(config, target, view));
+        (possible && members != config.members).then_some(members)
+    }
+
+    // Where fewer nodes can be seen than there are members, those that are not known to have failed stay
+    // listed; strict: those that failed, too, until a copy elsewhere replaces them. It makes no majority
+    // larger than it was. A node that sees nobody, or has just started and was told of nobody yet, may not
+    // name itself alone: others would drop their copies once they had agreed to that.
+    fn kept_listed(&self, config: &Configuration, target: &[NodeId], view: &View) -> Vec<NodeId> {
+        let stays = |member: &NodeId| match view.standing(*member) {
+            Some(Standing::Leaving | Standing::Gone) => false,
+            _ => !target.contains(member) && (view.is_strict() || !self.is_gone(*member)),
+        };
+        let missing = config.members.iter().copied().filter(stays);
+        let room = config.members.len().saturating_sub(target.len());
+        missing.take(room).collect()
     }
 }

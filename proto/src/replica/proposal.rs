@@ -336,6 +336,7 @@ impl Shard {
                 if self.follows(p) {
                     return;
                 }
+                self.newcomer_is_elsewhere(p, from);
             }
             _ => {}
         }
@@ -343,6 +344,7 @@ impl Shard {
             return self.transfer_rejected(from, p, attempt, &why);
         };
         let forked_counts = self.omits(Omit::ForkedIsMute);
+        let root = if forked_counts { self.root(p) } else { 0 };
         let Some(proposal) = self.proposal(p, id, ballot) else {
             return self.change_rejected(p, id, ballot);
         };
@@ -357,8 +359,11 @@ impl Shard {
                 self.replica(p).backoff = Some(self.now.time + pause);
                 self.counters_up("proposals_lost");
             }
-            Rejection::Forked(_) if forked_counts => {
-                let (accepted, root) = (None, 0);
+            Rejection::Forked(_) | Rejection::Diverged(_) if forked_counts => {
+                if let Phase::Accepting { accepted, .. } = &mut proposal.phase {
+                    accepted.insert(from);
+                }
+                let accepted = None;
                 proposal.promised.insert(from, Promised { accepted, root });
                 self.proposal_goes_on(p);
             }

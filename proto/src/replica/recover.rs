@@ -77,6 +77,15 @@ impl Shard {
         }
     }
 
+    /// Whether so many members are in other branches, or gone, that no majority is left.
+    pub(super) fn most_went_on(&self, p: PartitionId, config: &Configuration) -> bool {
+        let Some(replica) = self.replicas.get(&p) else {
+            return false;
+        };
+        let stays = |it: &&NodeId| !replica.went_on.contains(it) && !self.is_gone(**it);
+        config.members.iter().filter(stays).count() < config.majority()
+    }
+
     /// Strict: so many members went on elsewhere that the others can decide nothing any more. They
     /// follow. Whether they do.
     pub(super) fn follows(&mut self, p: PartitionId) -> bool {

@@ -21,14 +21,25 @@ impl Shard {
             return;
         };
         let since = *owner.fenced_since.get_or_insert(now);
-        if now < since + patience || !owner.serving || owner.change.is_some() {
+        if now < since + patience || !owner.serving {
             return;
         }
-        owner.fenced_since = None;
-        if let Some(config) = self.chain(p).map(|chain| chain.config.clone()) {
-            let next = config.next(config.members.clone());
-            self.begin_change(p, &config, next);
+        let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
+            return;
+        };
+        // One that is filled may wait for just this member: as its next owner, say.
+        let busy = self
+            .change(p)
+            .is_some_and(|change| change.is_fenced() || change.next.members == config.members);
+        if busy {
+            return;
         }
+        self.drop_change(p);
+        if let Some(owner) = &mut self.replica(p).owner {
+            owner.fenced_since = None;
+        }
+        let next = config.next(config.members.clone());
+        self.begin_change(p, &config, next);
     }
 
     // Members that were not found equal yet, or might not be any more, are compared with.

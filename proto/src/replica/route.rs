@@ -99,17 +99,22 @@ impl Shard {
         Some(routes.collect())
     }
 
-    /// How many partitions this node owns, and in how many it is a member.
+    /// How many partitions this node owns, and in how many it is a member; those that it handed over count
+    /// until most of their members know, since nobody else may have heard of what was chosen.
     pub fn holds(&self) -> (usize, usize) {
         let mut holds = (0, 0);
         for replica in self.replicas.values() {
             let Some(chain) = &replica.chain else {
                 continue;
             };
-            if chain.config.has(self.own) {
-                holds.1 += 1;
-                holds.0 += usize::from(chain.config.owner() == self.own);
-            }
+            let config = &chain.config;
+            let unaware = config
+                .members
+                .iter()
+                .filter(|m| replica.telling.contains(m));
+            let untold = unaware.count() > config.members.len() - config.majority();
+            holds.0 += usize::from(untold || config.owner() == self.own);
+            holds.1 += usize::from(untold || config.has(self.own));
         }
         holds
     }

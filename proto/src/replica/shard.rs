@@ -82,10 +82,13 @@ pub(super) struct Replica {
     pub(super) rival: Option<Configuration>,
     /// Members of the present configuration that are in another branch.
     pub(super) went_on: BTreeSet<NodeId>,
-    /// The configuration whose owner is in another branch by now.
+    /// The configuration whose owner is in another branch by now, or may have forgotten what it acknowledged.
     pub(super) deserted: Option<ConfigId>,
     /// Whom to tell of the present configuration until they have it, though another owns it.
     pub(super) telling: Vec<NodeId>,
+    /// When they are told again.
+    pub(super) tell_at: Option<Time>,
+    /// Not before that a proposal, a change or a question is tried again.
     pub(super) backoff: Option<Time>,
 }
 
@@ -130,6 +133,7 @@ impl Replica {
             went_on: BTreeSet::new(),
             deserted: None,
             telling: Vec::new(),
+            tell_at: None,
             backoff: None,
         }
     }

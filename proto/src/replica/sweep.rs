@@ -316,7 +316,7 @@ impl Shard {
 
     /// Rule A5: what a former member has is so old that deletions may have been forgotten since. A
     /// margin is left for clocks, and for the steps in which equality is noted.
-    pub(super) fn is_stale(&self, p: PartitionId) -> bool {
+    pub fn is_stale(&self, p: PartitionId) -> bool {
         let grace = self.config.timing.tombstone_grace;
         let margin = MOST_AHEAD.min(grace / STEPS) + grace / STEPS;
         let age = |at: Wall| self.wall().0.saturating_sub(at.0);

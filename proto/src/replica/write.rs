@@ -174,8 +174,7 @@ impl Shard {
             if !strict || self.omits(Omit::Confirmation) {
                 return self.reply(origin, Ok(response), None);
             }
-            let version = present.map(|entry| entry.version);
-            return self.confirm(p, &config, origin, deadline, key, version, response);
+            return self.confirm(p, &config, origin, deadline, key, present, response);
         };
         let need = match ack {
             Ack::One => 1,
@@ -248,6 +247,11 @@ impl Shard {
     }
 
     // Rule 1: only a version known to be at a majority is told; and that this is the owner still.
+    //
+    // A version of an earlier epoch is written anew under the present one first, unless all members are
+    // equal. For a member that took no part in the last change may have a write of an owner between, that
+    // nobody knows of, with a condition that what is told now does not meet: by its epoch it would win, once
+    // that member takes over.
     #[expect(
         clippy::too_many_arguments,
         reason = "what a request under way consists of"
@@ -259,11 +263,39 @@ impl Shard {
         origin: Origin,
         deadline: Time,
         key: Bytes,
-        version: Option<Version>,
-        response: Response,
+        present: Option<Entry>,
+        mut response: Response,
     ) {
         if let Some(why) = self.too_few(p, config, config.majority) {
             return self.reply(origin, Err(RequestError::Unavailable(why)), None);
+        }
+        let mut version = present.as_ref().map(|entry| entry.version);
+        let mut content = Content::Check(version);
+        if let Some(entry) = present.filter(|it| it.version.epoch < config.id.epoch)
+            && !self.all_are_equal(p, config)
+        {
+            // With the clock of the write itself: it tells how old a deletion is.
+            let anew = Version {
+                epoch: config.id.epoch,
+                branch: config.id.branch,
+                ..entry.version
+            };
+            let entry = Entry {
+                version: anew,
+                ..entry
+            };
+            if let Response::Key(outcome) = &mut response {
+                let items = [&mut outcome.before, &mut outcome.after];
+                for item in items.into_iter().flatten() {
+                    item.version = anew;
+                }
+            }
+            self.merge(p, [(key.clone(), entry.clone())], &[]);
+            if self.is_broken() {
+                return self.reply(origin, Err(broken()), None);
+            }
+            version = Some(anew);
+            content = Content::Entry(entry);
         }
         let write = UnderWay {
             partition: p,
@@ -278,7 +310,14 @@ impl Shard {
             deadline,
         };
         let number = self.number();
-        self.begin(number, config, write, Content::Check(version));
+        self.begin(number, config, write, content);
+    }
+
+    fn all_are_equal(&self, p: PartitionId, config: &Present) -> bool {
+        self.replicas
+            .get(&p)
+            .and_then(|replica| replica.owner.as_ref())
+            .is_some_and(|owner| config.members.iter().all(|it| owner.equal.contains(it)))
     }
 
     pub(super) fn begin(

@@ -9,6 +9,7 @@
 //! | [`redundancy`] | an acknowledged write is on as many disks as were needed, then and whenever somebody drops a copy | at each acknowledgement, and at each drop | partitions.md, order of work |
 //! | [`clocks`] | no write is stamped more than a minute (and a second) ahead of the true time | at each acknowledgement | partitions.md, rule 9 |
 //! | [`placement`] | each partition is served by the owner that placement names, with the members that it names | within a bound after the faults | partitions.md, placement |
+//! | [`super::availability`] | a partition whose owner is gone, or cut off, is written again within 300 ms after all have noticed | by `kith-sim partitions --availability` | overview.md, where we want to be |
 //! | [`equality`] | all members have the same entries, and digests say what is there | at the end | partitions.md, one way to make copies equal |
 //!
 //! Beside these: every request is answered once at the most; every message can be read; no disk
@@ -207,6 +208,8 @@ fn read_all(lab: &mut Lab) {
         if unread.is_empty() {
             return;
         }
+        // Some may think yet that others have failed, and take over from them.
+        lab.run(Duration::from_millis(500));
     }
     for key in unread {
         lab.object(

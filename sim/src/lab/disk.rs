@@ -10,7 +10,10 @@
 //! | slow | syncs take longer; nothing else |
 //! | wiped | a new node: see [`super::Lab::wipe`] |
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use kith_proto::{
     id::PartitionId,
@@ -32,6 +35,8 @@ struct Contents {
     trusted: u64,
     /// It has lost what it once told was there.
     forgot: bool,
+    /// Partitions of which a chain record was lost before it was synced.
+    lost_chains: BTreeSet<PartitionId>,
     faults: Faults,
     /// Values that were dropped, since that was asked for.
     dropped: Vec<(Place, Version)>,
@@ -99,6 +104,8 @@ impl Disk {
         let kept = usize::try_from(keep % (count + 1)).unwrap_or(0);
         let lost = contents.unsynced.split_off(kept);
         contents.forgot |= lost.iter().any(|batch| !batch.entries.is_empty());
+        let chains = lost.iter().flat_map(|batch| &batch.chains);
+        contents.lost_chains.extend(chains.map(|(p, _)| *p));
         contents.settle(kept);
         contents.syncs.clear();
         contents.present = contents.synced.clone();
@@ -123,6 +130,11 @@ impl Disk {
     /// Whether data was ever lost here.
     pub fn has_forgotten(&self) -> bool {
         self.contents().forgot
+    }
+
+    /// Whether a chain record of a partition was ever lost here before it was synced.
+    pub fn lost_a_chain(&self, partition: PartitionId) -> bool {
+        self.contents().lost_chains.contains(&partition)
     }
 
     /// The disk takes so many more batches, and then no more.

@@ -1,4 +1,4 @@
-//! Time: what happens next, and crashes between any two steps.
+//! Time: what happens next, and crashes and pauses between any two steps.
 
 use std::time::Duration;
 
@@ -39,25 +39,45 @@ pub(super) enum Happening {
     Goes(NodeIndex, u32),
     /// A machine that vanished is missed.
     Missed(NodeIndex),
+    /// Those who hear nothing from each other notice it, if nothing has changed since.
+    Unheard(u64, Vec<NodeIndex>),
     /// It is a client's turn.
     Client(usize),
     /// The plan wants something.
     Act(plan::Action),
 }
 
-/// A process ends right after a step: see [`Lab::count_points`].
+impl Happening {
+    // Whether it is a message between these two.
+    pub(super) fn is_between(&self, pair: (NodeIndex, NodeIndex)) -> bool {
+        matches!(self, Self::Deliver { from, to, .. } if (*from.min(to), *from.max(to)) == pair)
+    }
+}
+
+/// A process ends, or stands still, right after a step: see [`Lab::count_points`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Crash {
     /// After which one, counted from 1.
     pub point: u64,
     /// Whose.
     pub node: NodeIndex,
+    /// What happens to it.
+    pub how: How,
+}
+
+/// What happens to a process between two steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum How {
+    /// It ends.
+    Killed,
     /// Its machine stops too, and nothing survives that was not synced.
-    pub power: bool,
+    PowerCut,
+    /// It stands still for so long, and others come to think that it has failed.
+    Paused(Duration),
 }
 
 impl Lab {
-    /// From now on (or not any more) every step counts after which a process may end: each message
+    /// From now on (or not any more) every step counts after which a process may end or stand still: each message
     /// taken in, each effect of a core (a message, an answer, a sync that begins), each sync that ends.
     /// With `crash` one does end there.
     pub fn count_points(&mut self, counting: bool, crash: Option<Crash>) {
@@ -77,10 +97,14 @@ impl Lab {
         self.points += 1;
         if let Some(crash) = self.crash.filter(|crash| crash.point == self.points) {
             self.crash = None;
-            if crash.power {
-                self.stop_machine(crash.node, 0);
-            } else {
-                self.kill(crash.node, false);
+            match crash.how {
+                How::Killed => self.kill(crash.node, false),
+                How::PowerCut => self.stop_machine(crash.node, 0),
+                How::Paused(during) => {
+                    self.pause(crash.node);
+                    self.accuse(crash.node);
+                    self.schedule(during, plan::Action::Resume(crash.node));
+                }
             }
         }
     }
@@ -140,7 +164,7 @@ impl Lab {
                 stream,
                 message,
             } => {
-                self.deliver(from, to, stream, *message);
+                self.deliver(from, to, stream, message);
                 self.point();
             }
             Happening::Wake(index) => self.wake(index),
@@ -154,6 +178,7 @@ impl Lab {
             } => self.see(observer, life, subject, sight),
             Happening::Goes(node, life) => self.goes(node, life),
             Happening::Missed(node) => self.is_missed(node),
+            Happening::Unheard(silence, side) => self.unheard(silence, &side),
             Happening::Client(client) => client::turn(self, client),
             Happening::Act(action) => plan::act(self, &action),
         }

@@ -26,6 +26,10 @@ const MOST_MESSAGES: u64 = 200_000;
 pub(super) struct Network {
     /// No streams between these.
     cuts: BTreeSet<(NodeIndex, NodeIndex)>,
+    /// Nothing arrives between these, and no stream ends: what is sent waits.
+    silent: BTreeSet<(NodeIndex, NodeIndex)>,
+    stalled: Vec<Happening>,
+    silences: u64,
     /// Numbers of streams: what is under way on an earlier one is lost.
     streams: BTreeMap<(NodeIndex, NodeIndex), u64>,
     last_arrival: BTreeMap<(NodeIndex, NodeIndex), Time>,
@@ -36,7 +40,8 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn reaches(&self, a: NodeIndex, b: NodeIndex) -> bool {
-        !self.cuts.contains(&(a.min(b), a.max(b)))
+        let pair = (a.min(b), a.max(b));
+        !self.cuts.contains(&pair) && !self.silent.contains(&pair)
     }
 
     /// The stream from one to the other, as a core knows it.
@@ -57,16 +62,87 @@ impl Lab {
         for a in 0..self.len() {
             for b in 0..self.len() {
                 if side.contains(&a) && !side.contains(&b) {
-                    self.cut(a, b);
-                    self.lose_sight(a, b);
+                    self.part(a, b);
                 }
             }
+        }
+    }
+
+    /// Nothing arrives any more between one group and all others, and nobody is told: streams end and
+    /// sight is lost after so long, unless all is whole before.
+    pub fn silence(&mut self, side: &[NodeIndex], noticed_after: Duration) {
+        for a in side {
+            for b in (0..self.len()).filter(|b| !side.contains(b)) {
+                self.stall(*a, b);
+            }
+        }
+        self.network.silences += 1;
+        let unheard = Happening::Unheard(self.network.silences, side.to_vec());
+        self.agenda.push(self.now + noticed_after, unheard);
+    }
+
+    pub(super) fn unheard(&mut self, silence: u64, side: &[NodeIndex]) {
+        if self.network.silences == silence && !self.network.silent.is_empty() {
+            self.split(side);
+        }
+    }
+
+    /// What two send each other waits until they are restored; no stream ends, and nobody is told.
+    pub fn stall(&mut self, a: NodeIndex, b: NodeIndex) {
+        self.network.silent.insert((a.min(b), a.max(b)));
+    }
+
+    /// Cuts two from each other, and lets each think that the other has failed.
+    pub fn part(&mut self, a: NodeIndex, b: NodeIndex) {
+        self.cut(a, b);
+        self.lose_sight(a, b);
+    }
+
+    /// They reach each other again, and notice it.
+    pub fn meet_again(&mut self, a: NodeIndex, b: NodeIndex) {
+        self.restore(a, b);
+        if self.is_alive(a) && self.is_alive(b) {
+            self.see_again(a, b);
+            self.see_again(b, a);
+        }
+    }
+
+    /// The stream between two breaks, with what is under way on it, and another one opens at once.
+    pub fn break_stream(&mut self, a: NodeIndex, b: NodeIndex) {
+        if self.network.stream(a, b).is_some() && self.network.reaches(a, b) {
+            self.disconnect(a, b);
+            self.restore(a, b);
+        }
+    }
+
+    /// Two reach each other again, whatever they think of each other.
+    pub fn restore(&mut self, a: NodeIndex, b: NodeIndex) {
+        let pair = (a.min(b), a.max(b));
+        self.network.cuts.remove(&pair);
+        self.network.silent.remove(&pair);
+        let (stalled, rest) = std::mem::take(&mut self.network.stalled)
+            .into_iter()
+            .partition(|happening| happening.is_between(pair));
+        self.network.stalled = rest;
+        let stalled: Vec<Happening> = stalled;
+        for happening in stalled {
+            self.agenda.push(self.now, happening);
+        }
+        if self.is_alive(a) && self.is_alive(b) && self.network.stream(a, b).is_none() {
+            self.connect(a, b);
+            self.show_view(a);
+            self.show_view(b);
         }
     }
 
     /// Everything is whole again.
     pub fn heal(&mut self) {
         self.network.cuts.clear();
+        self.network.silent.clear();
+        // Before anything that was sent later.
+        for stalled in std::mem::take(&mut self.network.stalled) {
+            self.agenda.push(self.now, stalled);
+        }
         for a in 0..self.len() {
             for b in 0..self.len() {
                 if a != b && self.is_alive(a) && self.is_alive(b) {
@@ -152,11 +228,20 @@ impl Lab {
         from: NodeIndex,
         to: NodeIndex,
         stream: u64,
-        message: Message,
+        message: Box<Message>,
     ) {
-        if self.network.stream(from, to) == Some(StreamId(stream)) {
-            let from = self.id(from);
-            self.feed(to, Input::Message { from, message });
+        if self.network.stream(from, to) != Some(StreamId(stream)) {
+            return;
         }
+        if self.network.silent.contains(&(from.min(to), from.max(to))) {
+            return self.network.stalled.push(Happening::Deliver {
+                from,
+                to,
+                stream,
+                message,
+            });
+        }
+        let (from, message) = (self.id(from), *message);
+        self.feed(to, Input::Message { from, message });
     }
 }

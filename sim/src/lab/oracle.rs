@@ -105,7 +105,8 @@ impl Lab {
     pub(super) fn missed(&mut self, index: NodeIndex) {
         for other in 0..self.len() {
             if other != index && self.is_alive(other) {
-                self.notice(other, index, Sight::Is(Standing::Failed), 20..300);
+                let within = self.noticed.end.clone();
+                self.notice(other, index, Sight::Is(Standing::Failed), within);
             }
         }
     }
@@ -125,8 +126,10 @@ impl Lab {
     /// Two lose sight of each other.
     pub(super) fn lose_sight(&mut self, a: NodeIndex, b: NodeIndex) {
         if self.is_alive(a) && self.is_alive(b) {
-            self.notice(a, b, Sight::Is(Standing::Failed), 200..2500);
-            self.notice(b, a, Sight::Is(Standing::Failed), 200..2500);
+            for (observer, subject) in [(a, b), (b, a)] {
+                let within = self.noticed.cut.clone();
+                self.notice(observer, subject, Sight::Is(Standing::Failed), within);
+            }
         }
     }
 

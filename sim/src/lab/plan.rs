@@ -3,12 +3,15 @@
 //! The seed draws the size of the cluster, when data is synced, which kinds of faults there are, and
 //! each of them. The mode is not drawn, so that both can be tried with the same faults.
 //!
-//! Whoever is down comes back with its disk. Of disks, one at a time loses something, and only while all
-//! copies are equal (in strict clusters: while no other node has to be distrusted): that is what is promised.
+//! Whoever is down comes back with its disk. Of disks, one at a time loses something, and only while there
+//! are as many copies as wanted and all are equal (in strict clusters: while no other node has to be
+//! distrusted, and most members of every configuration are others that are there): that is what is promised.
 
-use std::{fmt, time::Duration};
+mod streams;
 
-use kith_proto::{config::Consistency, replica::host::SyncMode};
+use std::{collections::BTreeSet, fmt, time::Duration};
+
+use kith_proto::{config::Consistency, id::NodeId, replica::host::SyncMode};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use super::{Lab, NodeIndex, Setup, check::placement};
@@ -34,6 +37,17 @@ pub enum Action {
     Split(Vec<NodeIndex>),
     /// Cuts two from each other, while others reach both.
     Cut(NodeIndex, NodeIndex),
+    /// What two send each other waits for so long, and then arrives at once.
+    Stall(NodeIndex, NodeIndex, Duration),
+    /// Nothing arrives any more between some and the rest; after so long streams end, and each thinks that the
+    /// other has failed.
+    Silence(Vec<NodeIndex>, Duration),
+    /// The stream between two breaks, with what is under way, and another one opens.
+    Break(NodeIndex, NodeIndex),
+    /// Two lose each other, and each thinks that the other has failed, while others see both.
+    Part(NodeIndex, NodeIndex),
+    /// That is over, or a stall.
+    Restore(NodeIndex, NodeIndex),
     /// No cuts any more.
     Heal,
     /// Others come to think that it has failed.
@@ -62,7 +76,12 @@ impl Action {
     fn node(&self) -> Option<NodeIndex> {
         match self {
             Self::Start(node) | Self::Resume(node) | Self::Clock(node, _) => Some(*node),
-            Self::Cut(a, b) => Some(*a.max(b)),
+            Self::Cut(a, b)
+            | Self::Stall(a, b, _)
+            | Self::Break(a, b)
+            | Self::Part(a, b)
+            | Self::Restore(a, b) => Some(*a.max(b)),
+            Self::Silence(side, _) => side.iter().max().copied(),
             _ => None,
         }
     }
@@ -103,6 +122,14 @@ pub(super) fn act(lab: &mut Lab, action: &Action) {
         Action::Resume(node) => lab.resume(*node),
         Action::Split(side) => lab.split(side),
         Action::Cut(a, b) => lab.cut(*a, *b),
+        Action::Stall(a, b, during) => {
+            lab.stall(*a, *b);
+            lab.schedule(*during, Action::Restore(*a, *b));
+        }
+        Action::Silence(side, noticed_after) => lab.silence(side, *noticed_after),
+        Action::Break(a, b) => lab.break_stream(*a, *b),
+        Action::Part(a, b) => lab.part(*a, *b),
+        Action::Restore(a, b) => lab.meet_again(*a, *b),
         Action::Heal => lab.heal(),
         Action::Accuse(node) => lab.accuse(*node),
         Action::Join => {
@@ -129,27 +156,53 @@ pub(super) fn act(lab: &mut Lab, action: &Action) {
     }
 }
 
-// All members of every partition run, and have the same.
-fn is_sound(lab: &Lab) -> bool {
-    let running = (0..lab.len()).all(|node| {
-        lab.is_gone(node)
-            || (lab.is_alive(node) && !lab.is_paused(node) && !lab.disk(node).is_faulty())
-    });
-    running && (0..lab.setup.settings.partitions).all(|p| placement::is_complete(lab, p))
+/// Whether all members of every partition run, count, and have the same; and they are as many as there
+/// shall be copies: while a cluster comes together a partition may have one copy yet, and whoever destroys
+/// that one loses it in any system. So is it while a branch that went on alone has not been filled up again.
+pub fn is_sound(lab: &Lab) -> bool {
+    let nodes: Vec<NodeIndex> = (0..lab.len()).filter(|node| !lab.is_gone(*node)).collect();
+    let runs = |node: &NodeIndex| {
+        lab.is_alive(*node)
+            && !lab.is_paused(*node)
+            && !lab.disk(*node).is_faulty()
+            && !is_distrusted(lab, *node)
+    };
+    let copies = usize::from(lab.setup.settings.copies);
+    nodes.iter().all(runs)
+        && (0..lab.setup.settings.partitions)
+            .all(|p| placement::is_complete(lab, p) && placement::copies(lab, p) >= copies)
 }
 
-// In every configuration that is known, or is being decided, most members are others.
+// In every configuration that is known, or is being decided, most members are others, and are still
+// there: a member that is gone for good counts until another has taken its place.
 fn others_are_majorities(lab: &Lab, node: NodeIndex) -> bool {
+    let there: BTreeSet<NodeId> = (0..lab.len())
+        .filter(|other| *other != node && !lab.is_gone(*other))
+        .map(|other| lab.id(other))
+        .collect();
     let id = lab.id(node);
     lab.living().into_iter().all(|other| {
         let chains =
             (0..lab.setup.settings.partitions).filter_map(|p| lab.shard(other)?.chain_of(p));
         let mut configs = chains.flat_map(|chain| {
             let next = chain.accepted.as_ref().map(|(_, next)| next);
-            [Some(&chain.config), next]
+            [Some(&chain.config), next].into_iter().flatten()
         });
-        configs.all(|config| config.is_none_or(|it| !it.has(id) || it.members.len() > 2))
+        configs.all(|config| {
+            let others = config.members.iter().filter(|it| there.contains(it));
+            !config.has(id) || others.count() >= config.majority()
+        })
     })
+}
+
+// Strict: it may have forgotten what it acknowledged, and counts in no majority yet (rule 8).
+fn is_distrusted(lab: &Lab, node: NodeIndex) -> bool {
+    let learns = lab.shard(node).is_some_and(|shard| {
+        (0..lab.setup.settings.partitions)
+            .any(|p| shard.chain_of(p).is_some_and(|chain| chain.learner))
+    });
+    let forgets = lab.setup.is_strict() && lab.setup.sync != SyncMode::Always;
+    forgets && (learns || !lab.disk(node).is_trusted())
 }
 
 fn may_lose_power(lab: &Lab, node: NodeIndex) -> bool {
@@ -159,14 +212,9 @@ fn may_lose_power(lab: &Lab, node: NodeIndex) -> bool {
     if !lab.setup.is_strict() {
         return is_sound(lab);
     }
-    let distrusted = |other: &NodeIndex| {
-        let learns = lab.shard(*other).is_some_and(|shard| {
-            (0..lab.setup.settings.partitions)
-                .any(|p| shard.chain_of(p).is_some_and(|chain| chain.learner))
-        });
-        *other != node && !lab.is_gone(*other) && (learns || !lab.disk(*other).is_trusted())
-    };
-    !(0..lab.len()).any(|other| distrusted(&other)) && others_are_majorities(lab, node)
+    let distrusted =
+        |other: NodeIndex| other != node && !lab.is_gone(other) && is_distrusted(lab, other);
+    !(0..lab.len()).any(distrusted) && others_are_majorities(lab, node)
 }
 
 /// What a seed leads to.
@@ -219,7 +267,8 @@ impl Plan {
             setup.tombstone_grace = millis(&mut rng, 1_000..6_000);
         }
         let end = millis(&mut rng, 3_000..12_000);
-        let steps = Drawing::new(&setup, kinds, rng, end).draw();
+        let mut steps = Drawing::new(&setup, kinds, rng, end).draw();
+        streams::add(&mut steps, &setup, end);
         Self {
             setup,
             steps,

@@ -1,9 +1,10 @@
-//! Crashes at every point of a script: it runs once and every step is counted, and then once more for
-//! each step and node, whose process (or machine) ends right there. Then everybody comes back, and
-//! everything is checked.
+//! Crashes and pauses at every point of a script: it runs once and every step is counted, and then once more for
+//! each step and node, whose process (or machine) ends right there, or stands still while others take it for
+//! dead. Then everybody comes back, and everything is checked.
 //!
 //! | script | what goes on meanwhile |
 //! |---|---|
+//! | write | nothing but writes |
 //! | take-over | the owner has been killed |
 //! | hand-over | a node is back that placement wants as the owner |
 //! | copy | a member is gone for good, and another node becomes one |
@@ -18,7 +19,7 @@ use kith_proto::{config::Consistency, replica::host::SyncMode};
 use serde::Serialize;
 
 use super::{
-    Crash, Lab, NodeIndex, Setup,
+    Crash, How, Lab, NodeIndex, Setup,
     check::{self, placement},
     client::{self, Asked, Only},
 };
@@ -27,6 +28,8 @@ use super::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Script {
+    /// Nothing but writes.
+    Write,
     /// The owner was killed.
     TakeOver,
     /// A node is back that placement wants as the owner.
@@ -42,7 +45,8 @@ pub enum Script {
 impl Script {
     /// All that there are in a mode.
     pub fn of(consistency: Consistency) -> &'static [Self] {
-        const ALL: [Script; 5] = [
+        const ALL: [Script; 6] = [
+            Script::Write,
             Script::TakeOver,
             Script::HandOver,
             Script::Copy,
@@ -51,7 +55,7 @@ impl Script {
         ];
         match consistency {
             Consistency::Available => &ALL,
-            Consistency::Strict => &ALL[..4],
+            Consistency::Strict => &ALL[..5],
         }
     }
 }
@@ -63,8 +67,11 @@ const KEYS: usize = 6;
 const PACE: Duration = Duration::from_millis(100);
 /// A crashed node is down for so long.
 const DOWN: Duration = Duration::from_millis(1500);
-/// The longest script.
+/// A process stands still for so long.
+const PAUSED: Duration = Duration::from_millis(1200);
+/// The longest script; one that has no end is over after [`WRITES`].
 const LIMIT: Duration = Duration::from_secs(8);
+const WRITES: Duration = Duration::from_millis(500);
 
 /// What a script did without a crash.
 #[derive(Clone, Copy, Debug)]
@@ -78,10 +85,10 @@ pub struct Reference {
 }
 
 fn lab(script: Script, consistency: Consistency) -> Lab {
-    let mut setup = Setup::new(script as u64 + 1, consistency);
+    let mut setup = Setup::new(script as u64, consistency);
     setup.settings.partitions = 1;
     setup.nodes = match script {
-        Script::TakeOver | Script::HandOver => 3,
+        Script::Write | Script::TakeOver | Script::HandOver => 3,
         Script::Copy | Script::Leave | Script::Join => 4,
     };
     setup.repair_delay = Duration::from_secs(1);
@@ -125,6 +132,7 @@ fn owner(lab: &Lab) -> NodeIndex {
 fn begin(lab: &mut Lab, script: Script) {
     let owner = owner(lab);
     match script {
+        Script::Write => {}
         Script::TakeOver => lab.kill(owner, false),
         Script::HandOver => {
             lab.kill(owner, false);
@@ -166,6 +174,7 @@ fn go_on(lab: &mut Lab, limit: Duration, mut holds: impl FnMut(&mut Lab) -> bool
 // Whether the script is over.
 fn is_over(lab: &mut Lab, script: Script) -> bool {
     match script {
+        Script::Write => false,
         Script::TakeOver => !lab.servers(P).is_empty(),
         _ => placement::missing(lab).is_none(),
     }
@@ -178,7 +187,11 @@ pub fn reference(script: Script, consistency: Consistency) -> Reference {
     begin(&mut lab, script);
     let since = lab.now();
     lab.count_points(true, None);
-    go_on(&mut lab, LIMIT, |lab| is_over(lab, script));
+    let limit = match script {
+        Script::Write => WRITES,
+        _ => LIMIT,
+    };
+    go_on(&mut lab, limit, |lab| is_over(lab, script));
     // The last steps, such as what is told to others afterwards.
     go_on(&mut lab, PACE, |_| false);
     Reference {
@@ -214,13 +227,13 @@ pub fn with_crash(
 }
 
 /// All crashes of a script: after every step (every `stride`th), of every node, with and without its
-/// machine.
+/// machine, and pauses.
 pub fn crashes(reference: &Reference, stride: u64) -> Vec<Crash> {
     let mut all = Vec::new();
     for point in (1..=reference.points).step_by(usize::try_from(stride).unwrap_or(1)) {
         for node in 0..reference.nodes {
-            for power in [false, true] {
-                all.push(Crash { point, node, power });
+            for how in [How::Killed, How::PowerCut, How::Paused(PAUSED)] {
+                all.push(Crash { point, node, how });
             }
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use kith_proto::{
     config::Consistency,
-    id::NodeId,
+    id::{NodeId, PartitionId},
     input::RequestId,
     kv::{request::Request, version::Wall},
     placement::partition_of,
@@ -229,6 +229,19 @@ impl Lab {
         request
     }
 
+    /// An operator says at a node that those who are here shall go on. With which partitions it does.
+    pub fn recover(&mut self, index: NodeIndex) -> Vec<PartitionId> {
+        let now = self.clock(index);
+        let node = &mut self.nodes[index];
+        let Some(shard) = node.shard.as_mut().filter(|_| !node.paused) else {
+            return Vec::new();
+        };
+        let recovered = shard.recover(now, None);
+        shard.flush(now);
+        self.drain(index);
+        recovered
+    }
+
     pub(super) fn wake(&mut self, index: NodeIndex) {
         if self.nodes[index].wake == Some(self.now) {
             self.nodes[index].wake = None;
@@ -389,7 +402,8 @@ impl Lab {
         Wall(BEGAN + millis)
     }
 
-    pub(super) fn index_of(&self, id: NodeId) -> Option<NodeIndex> {
+    /// Which node has that id.
+    pub fn index_of(&self, id: NodeId) -> Option<NodeIndex> {
         self.index.get(&id).copied()
     }
 }

@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 
 use bytes::Bytes;
-use kith_proto::time::Time;
+use kith_proto::{kv::version::Version, time::Time};
 
 use super::by_key;
 use crate::lab::client::{Asked, Ended, Only, Operation, Told};
@@ -69,6 +69,10 @@ impl<'a> Call<'a> {
     // What is there after it; `None` if what was told does not fit.
     fn apply(&self, before: &Option<Bytes>) -> Option<Option<Bytes>> {
         let (applied, after) = match self.asked {
+            // What is there was written anew since, under another version.
+            Asked::Write(_, Only::Version(version, _)) if self.saw_another(*version) => {
+                (false, before.clone())
+            }
             Asked::Read => (false, before.clone()),
             Asked::Delete => (before.is_some(), None),
             Asked::Write(value, only) => {
@@ -102,6 +106,15 @@ impl<'a> Call<'a> {
                 .as_ref()
                 .is_none_or(|told| Some(told) == after.as_ref());
         fits.then_some(after)
+    }
+}
+
+impl Call<'_> {
+    // It was told a version other than the one it asked for.
+    fn saw_another(&self, asked_for: Version) -> bool {
+        let told = self.told.filter(|told| !told.applied);
+        told.and_then(|told| told.version)
+            .is_some_and(|version| version != asked_for)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One owner for each (partition, epoch, branch), and one configuration of that name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use kith_proto::{
     id::PartitionId,
@@ -15,9 +15,16 @@ use crate::lab::{Lab, NodeIndex, client::Asked};
 #[derive(Debug, Default)]
 pub(super) struct Ownership {
     owners: BTreeMap<(PartitionId, ConfigId), NodeIndex>,
-    chosen: BTreeMap<(PartitionId, ConfigId), Configuration>,
+    chosen: BTreeMap<(PartitionId, ConfigId), Installed>,
     /// The configuration of each node that was looked at last.
     last: BTreeMap<(NodeIndex, PartitionId), ConfigId>,
+}
+
+/// A configuration, and who has installed it.
+#[derive(Debug)]
+struct Installed {
+    config: Configuration,
+    by: BTreeSet<NodeIndex>,
 }
 
 /// A node has done something.
@@ -45,8 +52,18 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
             continue;
         }
         let chosen = seen.chosen.entry((p, config.id));
-        let chosen = chosen.or_insert_with(|| config.clone());
-        if *chosen != *config {
+        let chosen = chosen.or_insert_with(|| Installed {
+            config: config.clone(),
+            by: BTreeSet::new(),
+        });
+        // Who decides alone may have installed it in memory only, and told nobody, when its machine lost power.
+        let alone = chosen.by.iter().all(|by| *by == index);
+        if alone && lab.nodes[index].disk.lost_a_chain(p) {
+            chosen.config = config.clone();
+        }
+        chosen.by.insert(index);
+        if chosen.config != *config {
+            let chosen = &chosen.config;
             found.push(format!(
                 "n{index} has installed {config:?} of partition {p}, and another node {chosen:?}"
             ));

@@ -38,6 +38,13 @@ pub(in crate::lab) fn is_complete(lab: &Lab, p: u16) -> bool {
     lab.servers(p).len() == 1 && incomplete(lab, p).is_none()
 }
 
+/// How many members a partition has, as its owner knows.
+pub(in crate::lab) fn copies(lab: &Lab, p: u16) -> usize {
+    let owner = lab.servers(p).first().copied();
+    let chain = owner.and_then(|owner| lab.shard(owner)?.chain_of(p));
+    chain.map_or(0, |chain| chain.config.members.len())
+}
+
 fn incomplete(lab: &Lab, p: u16) -> Option<String> {
     let shard = lab.shard(*lab.servers(p).first()?)?;
     let chain = shard.chain_of(p)?;

@@ -49,6 +49,13 @@ fn needed(lab: &Lab, p: PartitionId, version: Version) -> Option<usize> {
     (config.id == named).then(|| config.majority())
 }
 
+// A branch that went on alone has fewer members than there were when something was acknowledged.
+fn majority(lab: &Lab, p: PartitionId) -> Option<usize> {
+    let owner = *lab.servers(p).first()?;
+    let config = &lab.shard(owner)?.chain_of(p)?.config;
+    Some(config.majority())
+}
+
 /// A node has done something: perhaps it dropped a copy.
 pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
     let dropped = lab.nodes[index].disk.take_dropped();
@@ -68,7 +75,8 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
         let least = if lost {
             1
         } else {
-            least(lab, index, place.partition).unwrap_or(needed)
+            let majority = || needed.min(majority(lab, place.partition).unwrap_or(needed));
+            least(lab, index, place.partition, newest).unwrap_or_else(majority)
         };
         let copies = copies(lab, &place.key, newest);
         if copies < least {
@@ -82,15 +90,24 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
 
 // Who keeps something that it is no member for any more, drops it when all members have it. Who
 // is made a copy of again drops what it had first, and who was to become a copy what it got: as long
-// as a majority has it.
-fn least(lab: &Lab, index: NodeIndex, p: PartitionId) -> Option<usize> {
+// as a majority has it. If that is older than deletions are remembered, it may not be used, however few
+// others have it (rule A5): those that went on in a branch of their own may be one. And what was written since
+// it is no member was acknowledged without it; it may still be under way to a member.
+fn least(lab: &Lab, index: NodeIndex, p: PartitionId, version: Version) -> Option<usize> {
     let shard = lab.shard(index)?;
-    shard.chain_of(p)?;
+    let config = &shard.chain_of(p)?.config;
+    let written_since = !config.has(lab.id(index))
+        && config.id.epoch <= version.epoch
+        && config.id.branch == version.branch;
     let shown = shard
         .show()
         .into_iter()
         .find(|shown| shown.partition == p)?;
-    (shown.state != "filling").then_some(shown.members.len())
+    match shown.state {
+        "filling" => shard.is_stale(p).then_some(1),
+        _ if written_since => None,
+        _ => Some(shown.members.len()),
+    }
 }
 
 fn copies(lab: &Lab, key: &Bytes, version: Version) -> usize {

@@ -1,0 +1,197 @@
+//! What happens in strict clusters.
+
+use std::time::Duration;
+
+use kith_proto::config::Consistency::Strict;
+use kith_sim::lab::{Lab, Omit, client::Asked};
+
+use super::*;
+
+// Two proposals at once, five members: the owner, which has started again, and one that thinks it gone. What the
+// second one has chosen is accepted by one that has not promised for it; then the acceptance that the first
+// one asked for arrives there, late, and a third proposal adopts that.
+//
+//   b: prepare a, d; accept ......................(late)......................> a, d
+//   c:      prepare a, e;   accept e, d   (chosen by c, d, e)
+//   a, b or d:                                       proposes again, without c and e
+fn an_acceptance_that_comes_late(omit: Option<Omit>) -> Lab {
+    let mut setup = setup(3, Strict, 5, omit);
+    setup.settings.copies = 5;
+    let mut lab = settled(setup);
+    let [b, a, d, e, c] = members(&lab)[..] else {
+        panic!("five members");
+    };
+    let before = epoch(&lab, b);
+    for (one, other) in [(b, c), (b, e), (c, d), (d, e), (a, e)] {
+        lab.cut(one, other);
+    }
+    lab.noticed.end = 30_000..30_001;
+    lab.kill(b, false);
+    lab.start(b);
+    until(&mut lab, "b asks for acceptance", |lab| {
+        has_accepted(lab, b)
+    });
+    lab.stall(b, a);
+    lab.stall(b, d);
+    fails(&mut lab, c, b);
+    until(&mut lab, "c asks for acceptance", |lab| {
+        has_accepted(lab, c)
+    });
+    lab.cut(c, a);
+    lab.restore(c, d);
+    until(&mut lab, "c has chosen", |lab| epoch(lab, c) > before);
+    lab.cut(c, d);
+    lab.run(Duration::from_millis(20));
+    assert!(has_accepted(&lab, d), "what c proposed");
+    lab.restore(b, a);
+    lab.restore(b, d);
+    until(&mut lab, "a configuration without c", |lab| {
+        [a, b, d].iter().any(|node| epoch(lab, *node) > before)
+    });
+    end(lab)
+}
+
+#[test]
+fn rule_3_an_acceptance_without_a_promise() {
+    caught(
+        an_acceptance_that_comes_late,
+        Omit::AcceptancePromises,
+        &["ownership"],
+    );
+}
+
+// The owner stops; b takes over, and c has accepted what b chose. Then c starts again, and b does not.
+fn a_vote_is_forgotten(omit: Option<Omit>) -> Lab {
+    let mut lab = settled(setup(4, Strict, 3, omit));
+    let [a, b, c] = members(&lab)[..] else {
+        panic!("three members");
+    };
+    let before = epoch(&lab, c);
+    lab.kill(a, false);
+    until(&mut lab, "b has chosen", |lab| epoch(lab, b) > before);
+    lab.kill(b, false);
+    lab.kill(c, false);
+    lab.start(c);
+    lab.start(a);
+    until(&mut lab, "a or c goes on", |lab| {
+        epoch(lab, a).max(epoch(lab, c)) > before
+    });
+    end(lab)
+}
+
+#[test]
+fn ballots_that_are_not_durable() {
+    caught(a_vote_is_forgotten, Omit::DurableBallots, &["ownership"]);
+}
+
+// The owner has begun anew, and does not hear that c has installed that: it says so again, late. Meanwhile b has
+// taken over, and c has accepted what b chose.
+fn installed_twice(omit: Option<Omit>) -> Lab {
+    let mut lab = settled(setup(4, Strict, 3, omit));
+    let [a, b, c] = members(&lab)[..] else {
+        panic!("three members");
+    };
+    let before = epoch(&lab, c);
+    lab.noticed.end = 3000..3001;
+    lab.kill(a, false);
+    lab.start(a);
+    until(&mut lab, "c has it", |lab| epoch(lab, c) > before);
+    let before = epoch(&lab, c);
+    lab.stall(a, c);
+    until(&mut lab, "b has it", |lab| epoch(lab, b) == before);
+    // It has been said again by then.
+    lab.run(Duration::from_millis(400));
+    lab.cut(a, b);
+    fails(&mut lab, b, a);
+    until(&mut lab, "b has chosen", |lab| epoch(lab, b) > before);
+    lab.cut(b, c);
+    assert!(has_accepted(&lab, c), "what b has chosen");
+    lab.restore(a, c);
+    lab.run(Duration::from_millis(20));
+    lab.kill(a, false);
+    lab.start(a);
+    until(&mut lab, "a or c goes on", |lab| {
+        epoch(lab, a).max(epoch(lab, c)) > before
+    });
+    end(lab)
+}
+
+#[test]
+fn rule_5_the_present_configuration_is_installed_again() {
+    caught(installed_twice, Omit::InstalledOnce, &["ownership"]);
+}
+
+// A write is on two of three. The machine of one of them loses power, and its disk the write; the process of
+// the other one ends. Those that are left do not have it.
+fn a_machine_forgets(omit: Option<Omit>) -> Lab {
+    let mut lab = settled(setup(5, Strict, 3, omit));
+    let [a, b, c] = members(&lab)[..] else {
+        panic!("three members");
+    };
+    cut_from_all(&mut lab, c);
+    write(&mut lab, a);
+    lab.stop_machine(b, 0);
+    lab.kill(a, false);
+    restore_to_all(&mut lab, c);
+    lab.start(b);
+    lab.run(Duration::from_secs(4));
+    end(lab)
+}
+
+#[test]
+fn rule_8_who_may_have_forgotten_something() {
+    caught(
+        a_machine_forgets,
+        Omit::LearnerMark,
+        &["durability", "linearizability"],
+    );
+}
+
+// A node that was a member once is filled, and what it got stays there when it is cut off in the middle. Then
+// the key is deleted, and the deletion forgotten. The owner may not remove what is of its own epoch.
+fn filled_in_vain(omit: Option<Omit>) -> Lab {
+    let mut setup = setup(10, Strict, 3, omit);
+    setup.tombstone_grace = Duration::from_millis(500);
+    let mut lab = settled(setup);
+    let (former, newcomer) = replaced(&mut lab);
+    cut_from_all(&mut lab, former);
+    lab.leave(newcomer);
+    lab.run(Duration::from_millis(100));
+    let owner = members(&lab)[0];
+    write(&mut lab, owner);
+    assert!(entries(&lab, former).is_empty(), "it is elsewhere");
+    restore_to_all(&mut lab, former);
+    until(&mut lab, "it is being filled", |lab| {
+        !entries(lab, former).is_empty()
+    });
+    cut_from_all(&mut lab, former);
+    ask(&mut lab, owner, Asked::Delete);
+    until(&mut lab, "the deletion is forgotten", |lab| {
+        entries(lab, owner).is_empty()
+    });
+    end(lab)
+}
+
+#[test]
+fn rule_6_a_former_member_is_filled() {
+    caught(filled_in_vain, Omit::FreshLearner, &["placement"]);
+}
+
+// The owner's clock jumps two minutes ahead of the others'.
+fn a_clock_ahead(omit: Option<Omit>) -> Lab {
+    let mut lab = settled(setup(1, Strict, 5, omit));
+    let owner = members(&lab)[0];
+    lab.set_wall_error(owner, 120_000);
+    lab.run(Duration::from_secs(10));
+    let value = client::value(&mut lab);
+    let index = ask(&mut lab, owner, Asked::Write(value, Only::Always));
+    lab.run(Duration::from_millis(50));
+    let written = lab.clients.history[index].written();
+    assert_eq!(written.is_some(), omit.is_some(), "refused by the rule");
+    lab
+}
+
+#[test]
+fn rule_9_a_clock_that_is_ahead() {
+    caught(a_clock_ahead, Omit::ClockBound, &["clocks"]);
+}
