@@ -275,8 +275,7 @@ impl Driver {
                 );
             }
             Request::SafeToStop(member, reply) => {
-                let topology = self.partitions.topology();
-                answer(reply, views::safe_to_stop(&self.core, &topology, &member));
+                answer(reply, views::stopping(&self.core, &member));
             }
             Request::Recover(only, reply) => self.partitions.recover(only, reply),
             Request::Keys(reply) => answer(reply, views::keys(&self.keys)),

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::{
     events::EventLog,
     kv::Kv,
+    stopping::{self, Stopping},
     tls::{Certificates, TlsError},
     view::{AgentView, KeyView, MemberView, PartitionView, SafeToStopView, StatusView},
 };
@@ -50,7 +51,7 @@ pub(crate) enum Request {
     /// Is the cluster well?
     Status(oneshot::Sender<StatusView>),
     /// May that member stop now? `None` if nobody has that name or id.
-    SafeToStop(String, oneshot::Sender<Option<SafeToStopView>>),
+    SafeToStop(String, oneshot::Sender<Option<Stopping>>),
     /// Blocked partitions are to go on, all of them or one. Which are about to?
     Recover(Option<PartitionId>, oneshot::Sender<Vec<PartitionId>>),
     /// The keys held.
@@ -114,12 +115,17 @@ impl Handle {
         self.ask(Request::Status).await
     }
 
-    /// Whether a member could stop now; `None` if nobody has that name or id.
+    /// Whether a member could stop now, as the owners of the partitions say of which it has copies;
+    /// `None` if nobody has that name or id.
     ///
     /// # Errors
     /// [`Stopped`].
     pub async fn safe_to_stop(&self, member: String) -> Result<Option<SafeToStopView>, Stopped> {
-        self.ask(|reply| Request::SafeToStop(member, reply)).await
+        let stopping = self.ask(|reply| Request::SafeToStop(member, reply)).await?;
+        let (Some(stopping), Some(kv)) = (stopping, &self.kv) else {
+            return Ok(None);
+        };
+        Ok(Some(stopping::judge(&stopping, kv).await))
     }
 
     /// Strict clusters: goes on with partitions that are blocked because most of their members are gone

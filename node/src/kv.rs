@@ -207,6 +207,14 @@ impl Kv {
         self.send(partition, Request::Count { partition }).await
     }
 
+    /// Begins to ask which members have everything that a partition holds.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn begin_equal(&self, partition: PartitionId) -> Result<Begun, RequestError> {
+        self.send(partition, Request::Equal { partition }).await
+    }
+
     /// Begins to ask how many members have what the owner of a key has, which is to be that
     /// version or newer. Answered once `wanted` do, or after `patience`, at most
     /// [`MAX_PATIENCE`] milliseconds.
@@ -311,6 +319,17 @@ impl Begun {
     pub async fn count(self) -> Result<u64, RequestError> {
         match self.response().await? {
             Response::Count(count) => Ok(count),
+            other => Err(mistaken(&other)),
+        }
+    }
+
+    /// Waits for members.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn equal(self) -> Result<Vec<NodeId>, RequestError> {
+        match self.response().await? {
+            Response::Equal(members) => Ok(members),
             other => Err(mistaken(&other)),
         }
     }

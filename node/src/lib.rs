@@ -18,6 +18,7 @@ pub mod node;
 mod own_address;
 pub mod partitions;
 mod peer;
+mod stopping;
 pub mod storage;
 mod tls;
 mod udp;

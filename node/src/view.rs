@@ -107,7 +107,8 @@ pub struct StatusView {
 pub struct SafeToStopView {
     /// The member asked about.
     pub member: String,
-    /// True if every partition keeps a place on some other member.
+    /// True if every partition has a complete copy on some other living member, and in strict
+    /// clusters a majority without it.
     pub safe: bool,
     /// Why.
     pub reason: String,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kith_proto::{
+    config::{ClusterSettings, Consistency},
     core::Core,
     event::Transport,
     id::{NodeId, PartitionId},
@@ -16,7 +17,8 @@ use serde_json::Value;
 use crate::{
     clock::{Clock, rfc3339},
     kv::Topology,
-    view::{AgentView, KeyView, MemberView, PartitionView, SafeToStopView, Status, StatusView},
+    stopping::Stopping,
+    view::{AgentView, KeyView, MemberView, PartitionView, Status, StatusView},
 };
 
 /// Owned partitions and backups, by node.
@@ -188,9 +190,7 @@ pub(crate) fn status(core: &Core, topology: &Topology) -> StatusView {
             core.health_score()
         ));
     }
-    let settings = core
-        .cluster()
-        .map_or(core.config().settings, |cluster| cluster.settings);
+    let settings = settings(core);
     let wanted = usize::from(settings.copies);
     let living = |member: &&NodeId| core.table().get(**member).is_some_and(Entry::is_living);
     let mut under_replicated = 0;
@@ -236,34 +236,21 @@ pub(crate) fn status(core: &Core, topology: &Topology) -> StatusView {
 }
 
 /// Whether every partition keeps a copy elsewhere if that member stops.
-pub(crate) fn safe_to_stop(
-    core: &Core,
-    topology: &Topology,
-    member: &str,
-) -> Option<SafeToStopView> {
+pub(crate) fn stopping(core: &Core, member: &str) -> Option<Stopping> {
     let entry = core.table().find(member)?;
-    let id = entry.identity.id;
-    let elsewhere = |members: &&Vec<NodeId>| {
-        let others = members.iter().filter(|other| **other != id);
-        let mut living = others.filter_map(|other| core.table().get(*other));
-        living.any(Entry::is_living)
-    };
-    let unknown = topology.partitions.iter().filter(|m| m.is_empty()).count();
-    let held = topology.partitions.iter().filter(|m| m.contains(&id));
-    let alone = held.filter(|members| !elsewhere(members)).count();
-    let known = unknown == 0 && !topology.is_empty();
-    let reason = if !known {
-        "this node does not know yet who has which partition: ask again in a moment".to_owned()
-    } else if alone == 0 {
-        "every partition has a copy on some other living member".to_owned()
-    } else {
-        format!("{alone} partitions have a copy on no other living member")
-    };
-    Some(SafeToStopView {
+    let living = core.table().iter().filter(|entry| entry.is_living());
+    Some(Stopping {
         member: entry.name(),
-        safe: known && alone == 0,
-        reason,
+        id: entry.identity.id,
+        living: living.map(|entry| entry.identity.id).collect(),
+        strict: settings(core).consistency == Consistency::Strict,
     })
+}
+
+/// The cluster's, or what a cluster founded here would have.
+fn settings(core: &Core) -> ClusterSettings {
+    let own = core.config().settings;
+    core.cluster().map_or(own, |cluster| cluster.settings)
 }
 
 /// The ids of the keys, the one that seals first.

@@ -62,8 +62,15 @@ fn tables_for_people_and_json_for_programs() {
         }
     });
     assert_eq!(status["healthy"], true, "{status}");
+    // Once owners have compared all copies.
     let safe = ["status", "--safe-to-stop", "n3"];
-    expect_success(&mut cluster.node(1).client(&safe).unwrap());
+    wait::until("n3 to be safe to stop", || {
+        let run = process::run(&mut cluster.node(1).client(&safe).unwrap());
+        match run.map_err(|e| format!("{e:#}"))? {
+            (0, _) => Ok(()),
+            (_, text) => Err(text),
+        }
+    });
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::{
     op::{Op, OpError, Outcome},
     version::Version,
 };
-use crate::id::PartitionId;
+use crate::id::{NodeId, PartitionId};
 
 /// How many members must have a write before it is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -91,6 +91,11 @@ pub enum Request {
         /// So long is waited for them (milliseconds); at most [`MAX_PATIENCE`].
         patience: u32,
     },
+    /// Which members have everything that a partition holds.
+    Equal {
+        /// Which partition.
+        partition: PartitionId,
+    },
 }
 
 /// The longest that an owner waits for members to confirm what they have (milliseconds): well
@@ -102,7 +107,9 @@ impl Request {
     pub fn is_read(&self) -> bool {
         match self {
             Self::Key { op, .. } => op.is_read(),
-            Self::Scan { .. } | Self::Count { .. } | Self::Copies { .. } => true,
+            Self::Scan { .. } | Self::Count { .. } | Self::Copies { .. } | Self::Equal { .. } => {
+                true
+            }
         }
     }
 }
@@ -132,6 +139,9 @@ pub enum Response {
     Count(u64),
     /// Members that are known to have it, the owner included.
     Copies(u8),
+    /// Members whose copies were compared with the owner's and found equal, and that have had every write
+    /// since; the owner included.
+    Equal(Vec<NodeId>),
 }
 
 /// Why there is no answer.

@@ -133,6 +133,11 @@ impl Shard {
                 let result = self.count(p);
                 self.reply(origin, result, None);
             }
+            Request::Equal { .. } => {
+                let equal = self.replicas.get(&p).and_then(|r| r.owner.as_ref());
+                let equal = equal.map(|owner| owner.equal.iter().copied().collect());
+                self.reply(origin, Ok(Response::Equal(equal.unwrap_or_default())), None);
+            }
             Request::Copies {
                 key,
                 at_least,

@@ -218,7 +218,9 @@ impl Lab {
             Request::Key { key, .. } | Request::Copies { key, .. } => {
                 partition_of(key, self.setup.settings.partitions)
             }
-            Request::Scan { partition, .. } | Request::Count { partition } => *partition,
+            Request::Scan { partition, .. }
+            | Request::Count { partition }
+            | Request::Equal { partition } => *partition,
         };
         let input = Input::Request {
             request,

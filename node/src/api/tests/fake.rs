@@ -1,6 +1,11 @@
 //! An agent of which only the HTTP interface is real: a task answers in place of the driver.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, thread};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+    thread,
+};
 
 use kith_proto::{
     config::ClusterSettings,
@@ -20,7 +25,8 @@ use crate::{
     events::EventLog,
     handle::{REQUEST_QUEUE, Request},
     kv,
-    view::{AgentView, KeyView, MemberView, PartitionView, SafeToStopView, Status, StatusView},
+    stopping::Stopping,
+    view::{AgentView, KeyView, MemberView, PartitionView, Status, StatusView},
 };
 
 /// An agent of which only the interface is real. It knows the commands it was given.
@@ -118,10 +124,11 @@ fn drive(mut queue: mpsc::Receiver<Request>, told: &mpsc::UnboundedSender<Comman
             }
             Request::Status(reply) => drop(reply.send(status())),
             Request::SafeToStop(name, reply) => {
-                let known = (name == "n1").then(|| SafeToStopView {
+                let known = (name == "n1").then(|| Stopping {
                     member: name,
-                    safe: false,
-                    reason: "alone".to_owned(),
+                    id: NodeId(1),
+                    living: BTreeSet::from([NodeId(1)]),
+                    strict: false,
                 });
                 drop(reply.send(known));
             }
