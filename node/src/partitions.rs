@@ -59,7 +59,7 @@ use crate::{
 /// The engine's cache (bytes).
 const CACHE: u64 = 32 << 20;
 /// What all shards together keep in memory of what was read and written lately (bytes).
-const RECENT: usize = 32 << 20;
+const RECENT: usize = 64 << 20;
 /// Data that need not be synced at once is after so long.
 const SYNC_PERIOD: Duration = Duration::from_millis(100);
 /// The most shards without being told.
