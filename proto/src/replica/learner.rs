@@ -143,12 +143,14 @@ impl Shard {
 
     /// The owner found this node equal: it counts again (rule 8).
     pub(super) fn hear_vouch(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
-        if let Some(chain) = self.replica(p).chain.as_mut()
+        let replica = self.replica(p);
+        if let Some(chain) = replica.chain.as_mut()
             && chain.config.id == id
             && chain.config.owner() == from
             && chain.learner
         {
             chain.learner = false;
+            replica.backoff = None;
             self.keep_chain(p);
             self.counters_up("vouched");
         }

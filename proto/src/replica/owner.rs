@@ -167,10 +167,10 @@ impl Shard {
         }
         if config.owner() == own {
             // An earlier life owned it: what it had is found out anew (rule 1).
-            if replica.backoff.is_none_or(|at| now >= at) {
-                self.propose(p, Purpose::TakeOver);
-            }
-            return;
+            return match replica.backoff.filter(|at| now < *at) {
+                Some(at) => self.timers.set_by(Timer::Partition(p), at),
+                None => self.propose(p, Purpose::TakeOver),
+            };
         }
         self.watch_owner(p, &config);
     }
