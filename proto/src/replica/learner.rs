@@ -179,8 +179,11 @@ impl Shard {
         let Some(owner) = &replica.owner else {
             return;
         };
+        // A branch that went on alone is made whole first: until then what others keep is all there is beside it.
+        let target = self.view().map(|view| view.target.members(p).len());
         let settled = owner.serving
             && owner.change.is_none()
+            && target.is_some_and(|wanted| config.members.len() >= wanted)
             && !chain.config.has(from)
             && chain.config.unmerged.is_none()
             && chain.config.id == id
