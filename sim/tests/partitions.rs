@@ -173,26 +173,28 @@ fn random_seeds_pass_in_strict_clusters() {
 /// between won over it. 1201, 3537: an owner that saw nobody, or had just started, named itself the only copy.
 /// 2036: a fenced learner was to own the next configuration. 2561: an owner that may have forgotten came
 /// back so soon that nobody missed it. 3534, 9448: a copy went though a member that was thought to be equal
-/// had stopped.
+/// had stopped. 1920: a deletion was forgotten while a member that fell silent was thought to have it.
 ///
 /// Available 453, 952: an adopted configuration could not be served, since most of its
 /// members had gone on in another branch; 129, 188: likewise, and copies went with it; 8955: its newcomer had.
 /// 1084: two branches waited for each other, one for a node that had no part in any. 751: who left was the
 /// only one that knew whom it had handed over to. 505, 3082: a joined branch whose members had gone on, and
 /// one whose owner alone had what was joined. 3073: a former member kept for a branch what another had settled.
-/// 3989: whoever told an owner that was gone of its configuration did nothing else.
+/// 3989: whoever told an owner that was gone of its configuration did nothing else; 595, 722: who had asked a
+/// moment before, as a former member, never began to own; 9384: an owner that had missed its configuration was
+/// not told of it. 8522: two owners heard of each other from others only. 2048: a branch was still to be joined.
 #[test]
 fn seeds_that_failed_once_pass() {
     passes(
         [
-            335, 518, 531, 606, 927, 1201, 2036, 2561, 3534, 3537, 4257, 9448,
+            335, 518, 531, 606, 927, 1201, 1920, 2036, 2561, 3534, 3537, 4257, 9448,
         ],
         Consistency::Strict,
     );
     passes(
         [
-            129, 188, 438, 453, 505, 516, 751, 952, 1044, 1084, 1133, 1233, 1362, 3073, 3082, 3989,
-            8955,
+            129, 188, 438, 453, 505, 516, 595, 722, 751, 952, 1044, 1084, 1133, 1233, 1362, 2048,
+            3073, 3082, 3989, 8522, 8955, 9384,
         ],
         Consistency::Available,
     );

@@ -117,7 +117,8 @@ impl Shard {
         let Some(rival) = replica.rival.clone() else {
             return false;
         };
-        if replica.backoff.is_some_and(|at| now < at) {
+        if let Some(at) = replica.backoff.filter(|at| now < *at) {
+            self.timers.set_by(Timer::Partition(p), at);
             return false;
         }
         if rival.id > config.id {

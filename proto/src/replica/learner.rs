@@ -143,12 +143,14 @@ impl Shard {
 
     /// The owner found this node equal: it counts again (rule 8).
     pub(super) fn hear_vouch(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
-        if let Some(chain) = self.replica(p).chain.as_mut()
+        let replica = self.replica(p);
+        if let Some(chain) = replica.chain.as_mut()
             && chain.config.id == id
             && chain.config.owner() == from
             && chain.learner
         {
             chain.learner = false;
+            replica.backoff = None;
             self.keep_chain(p);
             self.counters_up("vouched");
         }
@@ -177,8 +179,11 @@ impl Shard {
         let Some(owner) = &replica.owner else {
             return;
         };
+        // A branch that went on alone is made whole first: until then what others keep is all there is beside it.
+        let target = self.view().map(|view| view.target.members(p).len());
         let settled = owner.serving
             && owner.change.is_none()
+            && target.is_some_and(|wanted| config.members.len() >= wanted)
             && !chain.config.has(from)
             && chain.config.unmerged.is_none()
             && chain.config.id == id

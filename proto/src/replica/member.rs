@@ -174,6 +174,8 @@ impl Shard {
             chain.learner = false;
         }
         replica.promised_at = None;
+        // What was to wait was about the configuration before.
+        replica.backoff = None;
         replica.filled_by = None;
         replica.proposal = None;
         replica.sessions.clear();

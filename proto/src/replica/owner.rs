@@ -10,7 +10,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{
-    chain::{ConfigId, Configuration},
+    chain::{ConfigId, Configuration, Rejection},
     change::Change,
     host::View,
     join::Joining,
@@ -167,10 +167,10 @@ impl Shard {
         }
         if config.owner() == own {
             // An earlier life owned it: what it had is found out anew (rule 1).
-            if replica.backoff.is_none_or(|at| now >= at) {
-                self.propose(p, Purpose::TakeOver);
-            }
-            return;
+            return match replica.backoff.filter(|at| now < *at) {
+                Some(at) => self.timers.set_by(Timer::Partition(p), at),
+                None => self.propose(p, Purpose::TakeOver),
+            };
         }
         self.watch_owner(p, &config);
     }
@@ -274,6 +274,33 @@ impl Shard {
         for member in self.replica(p).telling.clone() {
             let body = Body::Install(Box::new(config.clone()));
             self.tell(member, p, config.id, body, Some(after));
+        }
+    }
+
+    /// Whoever refuses something because of where it is need not be told again what is here; unless it knows an
+    /// earlier configuration only, and has a part in this one.
+    pub(super) fn told_or_not(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        why: &Rejection,
+    ) {
+        let at = self.now.time + self.config.timing.retry;
+        let own = self.own;
+        let Some(replica) = self.replicas.get_mut(&p) else {
+            return;
+        };
+        let Some(chain) = replica.chain.as_ref().filter(|it| it.config.id == id) else {
+            return;
+        };
+        let config = &chain.config;
+        if !matches!(why, Rejection::Older(_)) {
+            replica.telling.retain(|member| *member != from);
+        } else if config.has(from) && config.owner() != own && !replica.telling.contains(&from) {
+            replica.telling.push(from);
+            replica.tell_at = Some(at);
+            self.timers.set_by(Timer::Partition(p), at);
         }
     }
 

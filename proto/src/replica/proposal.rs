@@ -305,15 +305,7 @@ impl Shard {
         attempt: Attempt,
         why: Rejection,
     ) {
-        if let Some(replica) = self.replicas.get_mut(&p)
-            && replica
-                .chain
-                .as_ref()
-                .is_some_and(|chain| chain.config.id == id)
-        {
-            // Whoever is elsewhere need not be told again what is here.
-            replica.telling.retain(|member| *member != from);
-        }
+        self.told_or_not(from, p, id, &why);
         match &why {
             Rejection::Newer(config) if config.is_legal() => {
                 if self.learn_configuration(p, config) {

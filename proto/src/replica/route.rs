@@ -172,22 +172,22 @@ impl Shard {
         }
     }
 
-    pub(super) fn hear_routes(&mut self, from: NodeId, routes: Vec<Route>) {
+    pub(super) fn hear_routes(&mut self, routes: Vec<Route>) {
         for route in routes {
             let p = route.partition;
             if !self.is_mine(p) || route.members.is_empty() {
                 continue;
             }
-            self.is_it_a_rival(from, &route);
+            self.is_it_a_rival(&route);
             if self.routes.learn(route) {
                 self.release(p);
             }
         }
     }
 
-    // An owner that hears of another configuration tells that one's owner of its own: the answer
-    // says which of the two follows, or that they are rivals.
-    fn is_it_a_rival(&mut self, from: NodeId, route: &Route) {
+    // An owner that hears of another configuration, from anybody, tells that one's owner of its own: the
+    // answer says which of the two follows, or that they are rivals.
+    fn is_it_a_rival(&mut self, route: &Route) {
         let p = route.partition;
         let Some(replica) = self.replicas.get(&p) else {
             return;
@@ -197,12 +197,14 @@ impl Shard {
         };
         let config = &chain.config;
         let stale = config.id == route.id || config.ends(route.id);
-        if stale || !owner.serving || route.members.first() != Some(&from) {
+        if stale || !owner.serving {
             return;
         }
-        let body = Body::Install(Box::new(config.clone()));
-        let id = config.id;
-        self.tell(from, p, id, body, None);
+        if let Some(other) = route.members.first().copied() {
+            let body = Body::Install(Box::new(config.clone()));
+            let id = config.id;
+            self.tell(other, p, id, body, None);
+        }
     }
 
     pub(super) fn greet_with_routes(&mut self, peer: NodeId) {

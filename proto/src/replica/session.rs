@@ -53,8 +53,9 @@ pub(super) struct Session {
     pub(super) id: ConfigId,
     pub(super) awaiting: Awaiting,
     sent: Time,
-    /// The root that the last `Compare` carried.
+    /// The root that the last `Compare` carried, and when that was sent.
     root: u64,
+    compared: Time,
     buckets: VecDeque<u16>,
     pull: VecDeque<Bytes>,
     push: VecDeque<Bytes>,
@@ -101,6 +102,7 @@ impl Shard {
             awaiting: Awaiting::Comparison,
             sent: self.now.time,
             root,
+            compared: self.now.time,
             buckets: VecDeque::new(),
             pull: VecDeque::new(),
             push: VecDeque::new(),
@@ -137,12 +139,15 @@ impl Shard {
         if session.awaiting != Awaiting::Comparison || session.root != root {
             return;
         }
-        let (id, moved) = (session.id, session.moved);
+        let (id, moved, compared) = (session.id, session.moved, session.compared);
         self.replica(p).sessions.remove(&peer);
         if let Attempt::Join(_) = attempt {
             return self.join_is_over(p);
         }
         self.found_equal(p, peer, id, attempt, root, moved);
+        if let Attempt::Repair(_) = attempt {
+            self.confirmed_equal(p, peer, compared);
+        }
     }
 
     pub(super) fn session_differs(

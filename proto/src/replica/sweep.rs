@@ -12,7 +12,7 @@
 //! ```
 //!
 //! A deletion that is forgotten too early lets an older value come back, from a replica that had
-//! not heard of it. So the grace begins when every member was equal, nothing is dropped while any
+//! not heard of it. So the grace begins when every member has confirmed that it is equal, nothing is dropped while any
 //! node is away that may come back, and a former member that was last known to be equal longer ago
 //! than the grace begins anew when it is filled (rule A5). A member is never emptied: while one is
 //! not equal nothing is dropped.
@@ -26,7 +26,7 @@ use super::{
     chain::ConfigId,
     clocks::MOST_AHEAD,
     host::Standing,
-    message::Body,
+    message::{Attempt, Body},
     omit::Omit,
     owner::millis,
     shard::{Shard, Timer},
@@ -59,32 +59,54 @@ pub(super) struct Sweep {
 
 /// Moments at which every member was equal: by the monotonic clock, and by the wall's.
 #[derive(Debug, Default)]
-pub(super) struct Complete(VecDeque<(Time, Wall)>);
+pub(super) struct Complete {
+    moments: VecDeque<(Time, Wall)>,
+    /// The moment that is being looked at, and the members that have yet to confirm that they are equal. That
+    /// they were once, and were sent everything since, is not enough: it may be under way.
+    asked: Option<(Time, Wall, BTreeSet<NodeId>)>,
+}
 
 impl Complete {
-    /// All members are equal now.
+    /// All members were equal then.
     fn note(&mut self, now: Time, wall: Wall) {
-        self.0.push_back((now, wall));
+        self.moments.push_back((now, wall));
     }
 
     /// What died before that moment has been everywhere for the grace time.
     fn before(&mut self, now: Time, grace: Duration) -> Option<Wall> {
         let mut before = None;
-        while let Some((at, wall)) = self.0.front().copied()
+        while let Some((at, wall)) = self.moments.front().copied()
             && at + grace <= now
         {
             before = Some(wall);
-            if self.0.len() == 1 || self.0.get(1).is_some_and(|(next, _)| *next + grace > now) {
+            if self.moments.len() == 1
+                || self
+                    .moments
+                    .get(1)
+                    .is_some_and(|(next, _)| *next + grace > now)
+            {
                 break;
             }
-            self.0.pop_front();
+            self.moments.pop_front();
         }
         before
     }
 
+    /// A member was found equal by a comparison of that time. The moment, if it was the last one.
+    fn confirm(&mut self, member: NodeId, compared: Time) -> Option<(Time, Wall)> {
+        let (at, wall, members) = self.asked.as_mut().filter(|(at, _, _)| compared >= *at)?;
+        members.remove(&member);
+        let moment = members.is_empty().then_some((*at, *wall));
+        if moment.is_some() {
+            self.asked = None;
+        }
+        moment
+    }
+
     /// Something has come in that not all had.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        self.moments.clear();
+        self.asked = None;
     }
 }
 
@@ -159,11 +181,43 @@ impl Shard {
         if !self.is_complete(p) {
             return;
         }
-        let (now, wall) = (self.now.time, self.now.wall);
+        self.ask_whether_equal(p);
+        let now = self.now.time;
         let grace = self.config.timing.tombstone_grace;
         if let Some(owner) = self.replicas.get_mut(&p).and_then(|r| r.owner.as_mut()) {
-            owner.complete.note(now, wall);
             self.sweep.before = owner.complete.before(now, grace);
+        }
+    }
+
+    // Once all members confirm that they have what is here now, the grace of what is deleted by now begins.
+    fn ask_whether_equal(&mut self, p: PartitionId) {
+        let (now, wall, own) = (self.now.time, self.now.wall, self.own);
+        let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
+            return;
+        };
+        let others: BTreeSet<NodeId> = config.members.into_iter().filter(|it| *it != own).collect();
+        let believes = self.omits(Omit::TombstoneGrace);
+        let Some(owner) = &mut self.replica(p).owner else {
+            return;
+        };
+        if others.is_empty() || believes {
+            return owner.complete.note(now, wall);
+        }
+        owner.complete.asked = Some((now, wall, others.clone()));
+        for member in others {
+            self.compare_with(p, member, config.id, Attempt::Repair(config.id.epoch));
+        }
+    }
+
+    /// A member was found equal by a comparison that began then.
+    pub(super) fn confirmed_equal(&mut self, p: PartitionId, member: NodeId, compared: Time) {
+        let complete = self.is_complete(p);
+        let owner = self.replicas.get_mut(&p).and_then(|r| r.owner.as_mut());
+        if let Some(owner) = owner
+            && let Some((at, wall)) = owner.complete.confirm(member, compared)
+            && complete
+        {
+            owner.complete.note(at, wall);
         }
     }
 

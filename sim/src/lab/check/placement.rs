@@ -30,6 +30,13 @@ fn missing_of(lab: &Lab, p: u16, wanted: &[NodeId]) -> Option<String> {
     if members != wanted {
         return Some(format!("partition {p} has {members:?}, not {wanted:?}"));
     }
+    // What a branch has that was closed, or is served by nobody, is not lost: it is still to be joined.
+    for node in lab.living() {
+        let other = lab.shard(node)?.chain_of(p).map(|chain| &chain.config);
+        if other.is_some_and(|it| it.has(lab.id(node)) && it.id != chain.config.id) {
+            return Some(format!("n{node} is in another configuration of {p}"));
+        }
+    }
     incomplete(lab, p)
 }
 

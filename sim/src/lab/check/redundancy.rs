@@ -92,20 +92,26 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
 // is made a copy of again drops what it had first, and who was to become a copy what it got: as long
 // as a majority has it. If that is older than deletions are remembered, it may not be used, however few
 // others have it (rule A5): those that went on in a branch of their own may be one. And what was written since
-// it is no member was acknowledged without it; it may still be under way to a member.
+// it is no member, or in a branch that it has no part in, was acknowledged without it; it may still be
+// under way to a member.
 fn least(lab: &Lab, index: NodeIndex, p: PartitionId, version: Version) -> Option<usize> {
     let shard = lab.shard(index)?;
     let config = &shard.chain_of(p)?.config;
-    let written_since = !config.has(lab.id(index))
-        && config.id.epoch <= version.epoch
-        && config.id.branch == version.branch;
+    let is_member = config.has(lab.id(index));
+    let written_in = ConfigId {
+        epoch: version.epoch,
+        branch: version.branch,
+    };
+    let before = config.id.branch == version.branch && config.id.epoch > version.epoch
+        || config.descends_from(written_in);
     let shown = shard
         .show()
         .into_iter()
         .find(|shown| shown.partition == p)?;
     match shown.state {
-        "filling" => shard.is_stale(p).then_some(1),
-        _ if written_since => None,
+        _ if !is_member && shard.is_stale(p) => Some(1),
+        "filling" => None,
+        _ if !is_member && !before => None,
         _ => Some(shown.members.len()),
     }
 }
