@@ -7,7 +7,7 @@ use kith_sim::{
 };
 
 // Here every so many-th; `kith-sim partitions --points` goes through all of them.
-const STRIDE: u64 = 7;
+const STRIDE: u64 = 11;
 
 fn survives_crashes(consistency: Consistency) {
     let mut found = Vec::new();
