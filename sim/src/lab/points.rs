@@ -1,6 +1,6 @@
-//! Crashes and pauses at every point of a script: it runs once and every step is counted, and then once more for
-//! each step and node, whose process (or machine) ends right there, or stands still while others take it for
-//! dead. Then everybody comes back, and everything is checked.
+//! Blows at every point of a script: it runs once and every step is counted, and then once more for each step and
+//! node, whose process (or machine) ends right there, or stands still while others take it for dead, or whose
+//! streams stall, or which is cut off. Then everybody comes back, and everything is checked.
 //!
 //! | script | what goes on meanwhile |
 //! |---|---|
@@ -19,7 +19,7 @@ use kith_proto::{config::Consistency, replica::host::SyncMode};
 use serde::Serialize;
 
 use super::{
-    Crash, How, Lab, NodeIndex, Setup,
+    Blow, How, Lab, NodeIndex, Setup,
     check::{self, placement},
     client::{self, Asked, Only},
 };
@@ -65,22 +65,33 @@ const P: u16 = 0;
 const KEYS: usize = 6;
 /// Between two writes.
 const PACE: Duration = Duration::from_millis(100);
-/// A crashed node is down for so long.
+/// A node that ended is down for so long.
 const DOWN: Duration = Duration::from_millis(1500);
 /// A process stands still for so long.
 const PAUSED: Duration = Duration::from_millis(1200);
+/// What waits in streams arrives after so long.
+const STALLED: Duration = Duration::from_millis(700);
+/// A node that is cut off is missed after so long.
+const MISSED: Duration = Duration::from_millis(300);
+const KINDS: [How; 5] = [
+    How::Killed,
+    How::PowerCut,
+    How::Paused(PAUSED),
+    How::Stalled(STALLED),
+    How::CutOff(MISSED),
+];
 /// The longest script; one that has no end is over after [`WRITES`].
 const LIMIT: Duration = Duration::from_secs(8);
 const WRITES: Duration = Duration::from_millis(500);
 
-/// What a script did without a crash.
+/// What a script did without a blow.
 #[derive(Clone, Copy, Debug)]
 pub struct Reference {
     /// Steps.
     pub points: u64,
     /// How long it took.
     pub took: Duration,
-    /// Nodes that may crash.
+    /// Nodes that may be struck.
     pub nodes: NodeIndex,
 }
 
@@ -180,7 +191,7 @@ fn is_over(lab: &mut Lab, script: Script) -> bool {
     }
 }
 
-/// Runs a script without a crash, and counts.
+/// Runs a script without a blow, and counts.
 pub fn reference(script: Script, consistency: Consistency) -> Reference {
     let mut lab = lab(script, consistency);
     let nodes = lab.len();
@@ -201,16 +212,16 @@ pub fn reference(script: Script, consistency: Consistency) -> Reference {
     }
 }
 
-/// Runs it with a crash. What was wrong.
-pub fn with_crash(
+/// Runs it with a blow. What was wrong.
+pub fn with_blow(
     script: Script,
     consistency: Consistency,
     reference: &Reference,
-    crash: Crash,
+    blow: Blow,
 ) -> Vec<String> {
     let mut lab = lab(script, consistency);
     begin(&mut lab, script);
-    lab.count_points(true, Some(crash));
+    lab.count_points(true, Some(blow));
     go_on(&mut lab, reference.took, |_| false);
     lab.count_points(false, None);
     go_on(&mut lab, DOWN, |_| false);
@@ -222,18 +233,17 @@ pub fn with_crash(
     check::at_rest(&mut lab, Duration::from_secs(60));
     let objections = lab.objections().iter();
     objections
-        .map(|objection| format!("{script:?} {consistency:?} {crash:?}: {objection}"))
+        .map(|objection| format!("{script:?} {consistency:?} {blow:?}: {objection}"))
         .collect()
 }
 
-/// All crashes of a script: after every step (every `stride`th), of every node, with and without its
-/// machine, and pauses.
-pub fn crashes(reference: &Reference, stride: u64) -> Vec<Crash> {
+/// All blows of a script: after every step (every `stride`th), at every node, of every kind.
+pub fn blows(reference: &Reference, stride: u64) -> Vec<Blow> {
     let mut all = Vec::new();
     for point in (1..=reference.points).step_by(usize::try_from(stride).unwrap_or(1)) {
         for node in 0..reference.nodes {
-            for how in [How::Killed, How::PowerCut, How::Paused(PAUSED)] {
-                all.push(Crash { point, node, how });
+            for how in KINDS {
+                all.push(Blow { point, node, how });
             }
         }
     }
