@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{
     Omit, availability,
     plan::Plan,
-    points::{self, Script},
+    points::{self, Case, Script},
     run::{self, Outcome},
 };
 use crate::{
@@ -49,7 +49,7 @@ pub struct PartitionArgs {
     /// Run scripts with a blow (crash, power cut, pause, stall, cut) after every step (every n-th one) of every node, instead of random
     /// faults.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1",
-          conflicts_with_all = ["omit", "seeds", "seed", "verbose", "availability"])]
+          conflicts_with_all = ["seeds", "seed", "verbose", "availability"])]
     pub points: Option<u64>,
     /// Print everything that happens (one seed and mode only).
     #[arg(long, conflicts_with_all = ["seeds", "json"], requires_all = ["mode", "seed"])]
@@ -231,7 +231,7 @@ pub fn execute(args: &PartitionArgs) -> ExitCode {
         return availability::execute(&modes, first, times, args.json);
     }
     if let Some(stride) = args.points {
-        return blows_at_points(&modes, stride, args.json);
+        return blows_at_points(&modes, args.omit, stride, args.json);
     }
     if args.verbose {
         let plan = plan(modes[0], first, args.omit);
@@ -278,21 +278,27 @@ struct Enumerated {
     steps: u64,
     /// Blows that were tried.
     blows: usize,
+    /// After how many something was wrong.
+    failed: usize,
     /// What was wrong.
     objections: Vec<String>,
 }
 
-fn blows_at_points(modes: &[Mode], stride: u64, json: bool) -> ExitCode {
+fn blows_at_points(modes: &[Mode], omit: Option<Omit>, stride: u64, json: bool) -> ExitCode {
     let mut all = Vec::new();
     for mode in modes {
         for script in Script::of((*mode).into()) {
-            let reference = points::reference(*script, (*mode).into());
+            let case = Case {
+                script: *script,
+                consistency: (*mode).into(),
+                omit,
+            };
+            let reference = points::reference(case);
             let blows = points::blows(&reference, stride);
             let progress = Progress::start(blows.len() as u64);
             let each = many::each_seed(0, blows.len() as u64, |number| {
                 let blow = usize::try_from(number).ok().and_then(|n| blows.get(n));
-                let wrong =
-                    blow.map(|blow| points::with_blow(*script, (*mode).into(), &reference, *blow));
+                let wrong = blow.map(|blow| points::with_blow(case, &reference, *blow));
                 let wrong = wrong.unwrap_or_default();
                 progress.one_more(wrong.first().cloned());
                 wrong
@@ -303,6 +309,7 @@ fn blows_at_points(modes: &[Mode], stride: u64, json: bool) -> ExitCode {
                 script: *script,
                 steps: reference.points,
                 blows: blows.len(),
+                failed: each.iter().filter(|wrong| !wrong.is_empty()).count(),
                 objections: each.into_iter().flatten().collect(),
             });
         }
@@ -320,7 +327,7 @@ fn blows_at_points(modes: &[Mode], stride: u64, json: bool) -> ExitCode {
                 format!("{:?}", one.script),
                 one.steps,
                 one.blows,
-                one.objections.len()
+                one.failed
             );
         }
     }

@@ -19,7 +19,7 @@ use kith_proto::{config::Consistency, replica::host::SyncMode};
 use serde::Serialize;
 
 use super::{
-    Blow, How, Lab, NodeIndex, Setup,
+    Blow, How, Lab, NodeIndex, Omit, Setup,
     check::{self, placement},
     client::{self, Asked, Only},
 };
@@ -84,6 +84,17 @@ const KINDS: [How; 5] = [
 const LIMIT: Duration = Duration::from_secs(8);
 const WRITES: Duration = Duration::from_millis(500);
 
+/// A script, and in what it is played.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What goes on.
+    pub script: Script,
+    /// In which mode.
+    pub consistency: Consistency,
+    /// The rule that is left out, if one is.
+    pub omit: Option<Omit>,
+}
+
 /// What a script did without a blow.
 #[derive(Clone, Copy, Debug)]
 pub struct Reference {
@@ -95,8 +106,10 @@ pub struct Reference {
     pub nodes: NodeIndex,
 }
 
-fn lab(script: Script, consistency: Consistency) -> Lab {
-    let mut setup = Setup::new(script as u64, consistency);
+fn lab(case: Case) -> Lab {
+    let script = case.script;
+    let mut setup = Setup::new(script as u64, case.consistency);
+    setup.omit = case.omit;
     setup.settings.partitions = 1;
     setup.nodes = match script {
         Script::Write | Script::TakeOver | Script::HandOver => 3,
@@ -192,8 +205,9 @@ fn is_over(lab: &mut Lab, script: Script) -> bool {
 }
 
 /// Runs a script without a blow, and counts.
-pub fn reference(script: Script, consistency: Consistency) -> Reference {
-    let mut lab = lab(script, consistency);
+pub fn reference(case: Case) -> Reference {
+    let script = case.script;
+    let mut lab = lab(case);
     let nodes = lab.len();
     begin(&mut lab, script);
     let since = lab.now();
@@ -213,13 +227,13 @@ pub fn reference(script: Script, consistency: Consistency) -> Reference {
 }
 
 /// Runs it with a blow. What was wrong.
-pub fn with_blow(
-    script: Script,
-    consistency: Consistency,
-    reference: &Reference,
-    blow: Blow,
-) -> Vec<String> {
-    let mut lab = lab(script, consistency);
+pub fn with_blow(case: Case, reference: &Reference, blow: Blow) -> Vec<String> {
+    let Case {
+        script,
+        consistency,
+        ..
+    } = case;
+    let mut lab = lab(case);
     begin(&mut lab, script);
     lab.count_points(true, Some(blow));
     go_on(&mut lab, reference.took, |_| false);
