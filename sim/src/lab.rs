@@ -20,7 +20,7 @@
 //! | [`check`] | the promises, one file each: what is checked, how, and what is not |
 //! | [`plan`] | faults drawn from a seed |
 //! | [`run`] | whole runs |
-//! | [`points`] | crashes and pauses between any two steps |
+//! | [`points`] | crashes, pauses and cuts between any two steps |
 //! | [`availability`] | how long nobody answers after a fault |
 //! | [`command`] | `kith-sim partitions` |
 //! | `drive` | time |
@@ -50,7 +50,7 @@ use kith_proto::{
 };
 use rand::{SeedableRng, rngs::ChaCha8Rng};
 
-pub use self::drive::{Crash, How};
+pub use self::drive::{Blow, How};
 use self::{check::Checks, client::Clients, drive::Happening, network::Network, process::Node};
 use crate::agenda::Agenda;
 pub use kith_proto::replica::omit::Omit;
@@ -144,10 +144,10 @@ pub struct Lab {
     requests: u64,
     checks: Checks,
     digest: u64,
-    /// Steps that were counted, and the crash that waits for one of them.
+    /// Steps that were counted, and the blow that waits for one of them.
     points: u64,
     counting: bool,
-    crash: Option<Crash>,
+    blow: Option<Blow>,
 }
 
 impl Lab {
@@ -171,7 +171,7 @@ impl Lab {
             digest: 0,
             points: 0,
             counting: false,
-            crash: None,
+            blow: None,
             setup,
         };
         for _ in 0..lab.setup.nodes {

@@ -48,16 +48,6 @@ fn rule_2_an_owner_that_does_not_fence_itself() {
 }
 
 #[test]
-fn rule_4_transfers_of_any_effort() {
-    caught(
-        Omit::Attempts,
-        Strict,
-        92,
-        &["linearizability", "durability"],
-    );
-}
-
-#[test]
 fn rule_5_promises_that_outlive_their_configuration() {
     for consistency in [Available, Strict] {
         caught(Omit::FreshVotes, consistency, 0, &["placement"]);
@@ -67,16 +57,6 @@ fn rule_5_promises_that_outlive_their_configuration() {
 #[test]
 fn rule_7_writes_that_are_tried_again() {
     caught(Omit::NoRetry, Strict, 0, &["linearizability"]);
-}
-
-#[test]
-fn rule_10_writes_of_an_earlier_configuration() {
-    caught(
-        Omit::ExactEpoch,
-        Strict,
-        29,
-        &["ownership", "linearizability"],
-    );
 }
 
 #[test]
@@ -104,11 +84,6 @@ fn writes_without_a_quorum() {
     for consistency in [Available, Strict] {
         caught(Omit::Quorum, consistency, 0, &["redundancy"]);
     }
-}
-
-#[test]
-fn copies_dropped_too_early() {
-    caught(Omit::KeptCopies, Strict, 1, &["redundancy"]);
 }
 
 #[test]

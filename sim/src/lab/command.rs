@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{
     Omit, availability,
     plan::Plan,
-    points::{self, Script},
+    points::{self, Case, Script},
     run::{self, Outcome},
 };
 use crate::{
@@ -46,10 +46,10 @@ pub struct PartitionArgs {
     /// each, instead of running random faults.
     #[arg(long, value_name = "TIMES", conflicts_with_all = ["omit", "seeds", "verbose"])]
     pub availability: Option<u64>,
-    /// Run scripts with a crash after every step (every n-th one) of every node, instead of random
+    /// Run scripts with a blow (crash, power cut, pause, stall, cut) after every step (every n-th one) of every node, instead of random
     /// faults.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1",
-          conflicts_with_all = ["omit", "seeds", "seed", "verbose", "availability"])]
+          conflicts_with_all = ["seeds", "seed", "verbose", "availability"])]
     pub points: Option<u64>,
     /// Print everything that happens (one seed and mode only).
     #[arg(long, conflicts_with_all = ["seeds", "json"], requires_all = ["mode", "seed"])]
@@ -231,7 +231,7 @@ pub fn execute(args: &PartitionArgs) -> ExitCode {
         return availability::execute(&modes, first, times, args.json);
     }
     if let Some(stride) = args.points {
-        return crash_points(&modes, stride, args.json);
+        return blows_at_points(&modes, args.omit, stride, args.json);
     }
     if args.verbose {
         let plan = plan(modes[0], first, args.omit);
@@ -269,40 +269,47 @@ pub fn execute(args: &PartitionArgs) -> ExitCode {
     code(reports.iter().all(|report| report.failed.is_empty()))
 }
 
-/// What crashes after every step of a script showed.
+/// What blows after every step of a script showed.
 #[derive(Debug, Serialize)]
 struct Enumerated {
     mode: Mode,
     script: Script,
-    /// Steps of the script without a crash.
+    /// Steps of the script without a blow.
     steps: u64,
-    /// Crashes that were tried.
-    crashes: usize,
+    /// Blows that were tried.
+    blows: usize,
+    /// After how many something was wrong.
+    failed: usize,
     /// What was wrong.
     objections: Vec<String>,
 }
 
-fn crash_points(modes: &[Mode], stride: u64, json: bool) -> ExitCode {
+fn blows_at_points(modes: &[Mode], omit: Option<Omit>, stride: u64, json: bool) -> ExitCode {
     let mut all = Vec::new();
     for mode in modes {
         for script in Script::of((*mode).into()) {
-            let reference = points::reference(*script, (*mode).into());
-            let crashes = points::crashes(&reference, stride);
-            let progress = Progress::start(crashes.len() as u64);
-            let each = many::each_seed(0, crashes.len() as u64, |number| {
-                let crash = usize::try_from(number).ok().and_then(|n| crashes.get(n));
-                let wrong = crash
-                    .map(|crash| points::with_crash(*script, (*mode).into(), &reference, *crash));
+            let case = Case {
+                script: *script,
+                consistency: (*mode).into(),
+                omit,
+            };
+            let reference = points::reference(case);
+            let blows = points::blows(&reference, stride);
+            let progress = Progress::start(blows.len() as u64);
+            let each = many::each_seed(0, blows.len() as u64, |number| {
+                let blow = usize::try_from(number).ok().and_then(|n| blows.get(n));
+                let wrong = blow.map(|blow| points::with_blow(case, &reference, *blow));
                 let wrong = wrong.unwrap_or_default();
                 progress.one_more(wrong.first().cloned());
                 wrong
             });
-            progress.finish(Duration::ZERO, crashes.len() as u64);
+            progress.finish(Duration::ZERO, blows.len() as u64);
             all.push(Enumerated {
                 mode: *mode,
                 script: *script,
                 steps: reference.points,
-                crashes: crashes.len(),
+                blows: blows.len(),
+                failed: each.iter().filter(|wrong| !wrong.is_empty()).count(),
                 objections: each.into_iter().flatten().collect(),
             });
         }
@@ -312,15 +319,15 @@ fn crash_points(modes: &[Mode], stride: u64, json: bool) -> ExitCode {
             eprintln!("kith-sim: {error}");
         }
     } else {
-        println!("mode       script       steps  crashes   failed");
+        println!("mode       script       steps    blows   failed");
         for one in &all {
             println!(
                 "{:<10} {:<10} {:>7} {:>8} {:>8}",
                 one.mode.name(),
                 format!("{:?}", one.script),
                 one.steps,
-                one.crashes,
-                one.objections.len()
+                one.blows,
+                one.failed
             );
         }
     }

@@ -1,4 +1,4 @@
-//! Time: what happens next, and crashes and pauses between any two steps.
+//! Time: what happens next, and blows between any two steps.
 
 use std::time::Duration;
 
@@ -54,9 +54,9 @@ impl Happening {
     }
 }
 
-/// A process ends, or stands still, right after a step: see [`Lab::count_points`].
+/// Something happens to a node right after a step: see [`Lab::count_points`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Crash {
+pub struct Blow {
     /// After which one, counted from 1.
     pub point: u64,
     /// Whose.
@@ -65,7 +65,7 @@ pub struct Crash {
     pub how: How,
 }
 
-/// What happens to a process between two steps.
+/// What happens to a node between two steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum How {
     /// It ends.
@@ -74,15 +74,19 @@ pub enum How {
     PowerCut,
     /// It stands still for so long, and others come to think that it has failed.
     Paused(Duration),
+    /// What it sends, and is sent, waits for so long.
+    Stalled(Duration),
+    /// Nothing reaches it, or leaves it; after so long each side thinks that the other has failed.
+    CutOff(Duration),
 }
 
 impl Lab {
-    /// From now on (or not any more) every step counts after which a process may end or stand still: each message
+    /// From now on (or not any more) every step counts after which something may happen to a node: each message
     /// taken in, each effect of a core (a message, an answer, a sync that begins), each sync that ends.
-    /// With `crash` one does end there.
-    pub fn count_points(&mut self, counting: bool, crash: Option<Crash>) {
+    /// With `blow` it does.
+    pub fn count_points(&mut self, counting: bool, blow: Option<Blow>) {
         self.counting = counting;
-        self.crash = crash;
+        self.blow = blow;
     }
 
     /// Steps that were counted.
@@ -95,16 +99,23 @@ impl Lab {
             return;
         }
         self.points += 1;
-        if let Some(crash) = self.crash.filter(|crash| crash.point == self.points) {
-            self.crash = None;
-            match crash.how {
-                How::Killed => self.kill(crash.node, false),
-                How::PowerCut => self.stop_machine(crash.node, 0),
+        if let Some(blow) = self.blow.filter(|blow| blow.point == self.points) {
+            self.blow = None;
+            match blow.how {
+                How::Killed => self.kill(blow.node, false),
+                How::PowerCut => self.stop_machine(blow.node, 0),
                 How::Paused(during) => {
-                    self.pause(crash.node);
-                    self.accuse(crash.node);
-                    self.schedule(during, plan::Action::Resume(crash.node));
+                    self.pause(blow.node);
+                    self.accuse(blow.node);
+                    self.schedule(during, plan::Action::Resume(blow.node));
                 }
+                How::Stalled(during) => {
+                    for other in (0..self.len()).filter(|other| *other != blow.node) {
+                        self.stall(blow.node, other);
+                        self.schedule(during, plan::Action::Restore(blow.node, other));
+                    }
+                }
+                How::CutOff(noticed_after) => self.silence(&[blow.node], noticed_after),
             }
         }
     }

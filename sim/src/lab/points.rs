@@ -1,6 +1,6 @@
-//! Crashes and pauses at every point of a script: it runs once and every step is counted, and then once more for
-//! each step and node, whose process (or machine) ends right there, or stands still while others take it for
-//! dead. Then everybody comes back, and everything is checked.
+//! Blows at every point of a script: it runs once and every step is counted, and then once more for each step and
+//! node, whose process (or machine) ends right there, or stands still while others take it for dead, or whose
+//! streams stall, or which is cut off. Then everybody comes back, and everything is checked.
 //!
 //! | script | what goes on meanwhile |
 //! |---|---|
@@ -19,7 +19,7 @@ use kith_proto::{config::Consistency, replica::host::SyncMode};
 use serde::Serialize;
 
 use super::{
-    Crash, How, Lab, NodeIndex, Setup,
+    Blow, How, Lab, NodeIndex, Omit, Setup,
     check::{self, placement},
     client::{self, Asked, Only},
 };
@@ -65,27 +65,51 @@ const P: u16 = 0;
 const KEYS: usize = 6;
 /// Between two writes.
 const PACE: Duration = Duration::from_millis(100);
-/// A crashed node is down for so long.
+/// A node that ended is down for so long.
 const DOWN: Duration = Duration::from_millis(1500);
 /// A process stands still for so long.
 const PAUSED: Duration = Duration::from_millis(1200);
+/// What waits in streams arrives after so long.
+const STALLED: Duration = Duration::from_millis(700);
+/// A node that is cut off is missed after so long.
+const MISSED: Duration = Duration::from_millis(300);
+const KINDS: [How; 5] = [
+    How::Killed,
+    How::PowerCut,
+    How::Paused(PAUSED),
+    How::Stalled(STALLED),
+    How::CutOff(MISSED),
+];
 /// The longest script; one that has no end is over after [`WRITES`].
 const LIMIT: Duration = Duration::from_secs(8);
 const WRITES: Duration = Duration::from_millis(500);
 
-/// What a script did without a crash.
+/// A script, and in what it is played.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    /// What goes on.
+    pub script: Script,
+    /// In which mode.
+    pub consistency: Consistency,
+    /// The rule that is left out, if one is.
+    pub omit: Option<Omit>,
+}
+
+/// What a script did without a blow.
 #[derive(Clone, Copy, Debug)]
 pub struct Reference {
     /// Steps.
     pub points: u64,
     /// How long it took.
     pub took: Duration,
-    /// Nodes that may crash.
+    /// Nodes that may be struck.
     pub nodes: NodeIndex,
 }
 
-fn lab(script: Script, consistency: Consistency) -> Lab {
-    let mut setup = Setup::new(script as u64, consistency);
+fn lab(case: Case) -> Lab {
+    let script = case.script;
+    let mut setup = Setup::new(script as u64, case.consistency);
+    setup.omit = case.omit;
     setup.settings.partitions = 1;
     setup.nodes = match script {
         Script::Write | Script::TakeOver | Script::HandOver => 3,
@@ -180,9 +204,10 @@ fn is_over(lab: &mut Lab, script: Script) -> bool {
     }
 }
 
-/// Runs a script without a crash, and counts.
-pub fn reference(script: Script, consistency: Consistency) -> Reference {
-    let mut lab = lab(script, consistency);
+/// Runs a script without a blow, and counts.
+pub fn reference(case: Case) -> Reference {
+    let script = case.script;
+    let mut lab = lab(case);
     let nodes = lab.len();
     begin(&mut lab, script);
     let since = lab.now();
@@ -201,16 +226,16 @@ pub fn reference(script: Script, consistency: Consistency) -> Reference {
     }
 }
 
-/// Runs it with a crash. What was wrong.
-pub fn with_crash(
-    script: Script,
-    consistency: Consistency,
-    reference: &Reference,
-    crash: Crash,
-) -> Vec<String> {
-    let mut lab = lab(script, consistency);
+/// Runs it with a blow. What was wrong.
+pub fn with_blow(case: Case, reference: &Reference, blow: Blow) -> Vec<String> {
+    let Case {
+        script,
+        consistency,
+        ..
+    } = case;
+    let mut lab = lab(case);
     begin(&mut lab, script);
-    lab.count_points(true, Some(crash));
+    lab.count_points(true, Some(blow));
     go_on(&mut lab, reference.took, |_| false);
     lab.count_points(false, None);
     go_on(&mut lab, DOWN, |_| false);
@@ -222,18 +247,17 @@ pub fn with_crash(
     check::at_rest(&mut lab, Duration::from_secs(60));
     let objections = lab.objections().iter();
     objections
-        .map(|objection| format!("{script:?} {consistency:?} {crash:?}: {objection}"))
+        .map(|objection| format!("{script:?} {consistency:?} {blow:?}: {objection}"))
         .collect()
 }
 
-/// All crashes of a script: after every step (every `stride`th), of every node, with and without its
-/// machine, and pauses.
-pub fn crashes(reference: &Reference, stride: u64) -> Vec<Crash> {
+/// All blows of a script: after every step (every `stride`th), at every node, of every kind.
+pub fn blows(reference: &Reference, stride: u64) -> Vec<Blow> {
     let mut all = Vec::new();
     for point in (1..=reference.points).step_by(usize::try_from(stride).unwrap_or(1)) {
         for node in 0..reference.nodes {
-            for how in [How::Killed, How::PowerCut, How::Paused(PAUSED)] {
-                all.push(Crash { point, node, how });
+            for how in KINDS {
+                all.push(Blow { point, node, how });
             }
         }
     }

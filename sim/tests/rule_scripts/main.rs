@@ -95,6 +95,14 @@ fn write(lab: &mut Lab, node: NodeIndex) {
     });
 }
 
+// A read of the one key that is answered.
+fn read(lab: &mut Lab, node: NodeIndex) {
+    let index = ask(lab, node, Asked::Read);
+    until(lab, "read", |lab| {
+        lab.clients.history[index].told().is_some()
+    });
+}
+
 fn chain(lab: &Lab, node: NodeIndex) -> Option<&Chain> {
     lab.shard(node).and_then(|shard| shard.chain_of(P))
 }
@@ -109,9 +117,9 @@ fn epoch(lab: &Lab, node: NodeIndex) -> u64 {
 
 // The owner first.
 fn members(lab: &Lab) -> Vec<NodeIndex> {
-    let owner = lab.servers(P).first().copied().expect("it is served");
-    let config = &chain(lab, owner).expect("it has a chain").config;
-    let members = config.members.iter();
+    let owner = lab.servers(P).first().copied();
+    let chain = owner.and_then(|owner| chain(lab, owner));
+    let members = chain.iter().flat_map(|chain| &chain.config.members);
     members.filter_map(|id| lab.index_of(*id)).collect()
 }
 

@@ -195,3 +195,113 @@ fn a_clock_ahead(omit: Option<Omit>) -> Lab {
 fn rule_9_a_clock_that_is_ahead() {
     caught(a_clock_ahead, Omit::ClockBound, &["clocks"]);
 }
+
+// The owner repairs a member, and what it sends waits on its way: "drop this, I do not have it". Meanwhile the
+// others have taken over, with what was to be dropped; then it arrives, and that member takes over. Whether it waits
+// just there depends on when the stream stalls.
+fn dropped_late(omit: Option<Omit>, after: Duration) -> Lab {
+    let mut lab = settled(setup(12, Strict, 3, omit));
+    let [b, a, c] = members(&lab)[..] else {
+        panic!("three members");
+    };
+    let before = epoch(&lab, b);
+    // What b alone has.
+    for other in [a, c] {
+        lab.stall(b, other);
+    }
+    let value = client::value(&mut lab);
+    ask(&mut lab, b, Asked::Write(value, Only::Always));
+    for other in [a, c] {
+        fails(&mut lab, other, b);
+    }
+    until(&mut lab, "a has taken over", |lab| {
+        epoch(lab, a) > before && lab.servers(P).contains(&a)
+    });
+    for other in [a, c] {
+        lab.restore(b, other);
+        lab.believe(other, b, Standing::Living);
+    }
+    until(&mut lab, "b hears of it", |lab| epoch(lab, b) > before);
+    lab.run(after);
+    lab.stall(a, b);
+    lab.cut(a, c);
+    for other in [b, c] {
+        fails(&mut lab, other, a);
+    }
+    let before = epoch(&lab, a);
+    until(&mut lab, "c has taken over", |lab| {
+        epoch(lab, c) > before && lab.servers(P).contains(&c)
+    });
+    read(&mut lab, c);
+    lab.restore(a, b);
+    lab.run(Duration::from_millis(50));
+    lab.kill(c, false);
+    lab.believe(b, a, Standing::Living);
+    lab.run(Duration::from_secs(3));
+    end(lab)
+}
+
+#[test]
+fn rule_4_a_transfer_that_comes_late() {
+    let mut found = Vec::new();
+    for step in 0..30 {
+        let after = Duration::from_micros(500) * step;
+        let kept = dropped_late(None, after);
+        assert_eq!(kept.objections(), Vec::<Objection>::new(), "{after:?}");
+        found.extend(checks(&dropped_late(Some(Omit::Attempts), after)));
+    }
+    assert!(found.contains(&"linearizability"), "{found:?}");
+}
+
+// The others have taken over, and one of them still hears the owner before, which knows nothing of that.
+fn written_in_an_earlier_epoch(omit: Option<Omit>) -> Lab {
+    let mut lab = settled(setup(13, Strict, 3, omit));
+    let [a, b, c] = members(&lab)[..] else {
+        panic!("three members");
+    };
+    let before = epoch(&lab, a);
+    lab.cut(a, b);
+    fails(&mut lab, b, a);
+    until(&mut lab, "b has taken over", |lab| {
+        epoch(lab, c) > before && lab.servers(P).contains(&b)
+    });
+    write(&mut lab, b);
+    let value = client::value(&mut lab);
+    ask(&mut lab, a, Asked::Write(value, Only::Always));
+    lab.run(Duration::from_millis(50));
+    read(&mut lab, b);
+    end(lab)
+}
+
+#[test]
+fn rule_10_writes_of_an_earlier_epoch() {
+    let by = ["ownership", "linearizability"];
+    caught(written_in_an_earlier_epoch, Omit::ExactEpoch, &by);
+}
+
+// A newcomer takes the place of a member while another one has not heard of the last write yet.
+fn replaced_by_a_newcomer(omit: Option<Omit>) -> Lab {
+    let mut lab = settled(setup(14, Strict, 3, omit));
+    let [a, b, c] = members(&lab)[..] else {
+        panic!("three members");
+    };
+    for other in [a, c] {
+        lab.stall(other, b);
+    }
+    write(&mut lab, a);
+    let newcomer = lab.add();
+    until(&mut lab, "the newcomer is a member", |lab| {
+        members(lab).contains(&newcomer)
+    });
+    assert!(!members(&lab).contains(&c), "in place of the last");
+    lab.run(Duration::from_millis(100));
+    for other in [a, c] {
+        lab.restore(other, b);
+    }
+    end(lab)
+}
+
+#[test]
+fn copies_dropped_too_early() {
+    caught(replaced_by_a_newcomer, Omit::KeptCopies, &["redundancy"]);
+}
