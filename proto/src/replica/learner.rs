@@ -58,6 +58,14 @@ impl Shard {
         if fills >= self.share(FILLS_IN) {
             return self.reject(from, p, id, attempt, Rejection::Busy);
         }
+        // One that has missed the configuration in which this node is filled does not undo that.
+        let missed = self.replicas.get(&p).is_some_and(|replica| {
+            let by = replica.filled_by.filter(|_| replica.is_filled(now));
+            by.is_some_and(|by| by.id.branch == id.branch && by.id.epoch > id.epoch)
+        });
+        if missed {
+            return self.reject(from, p, id, attempt, Rejection::Busy);
+        }
         let replica = self.replica(p);
         let present = replica.filled_by.filter(|by| by.is(from, id, attempt));
         let again = present.is_some();

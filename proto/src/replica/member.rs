@@ -167,7 +167,10 @@ impl Shard {
         // since, or it was dropped, what a majority has must be merged here first: see `drive`.
         // So it must in a member that may have forgotten something (rule 8).
         let learns = replica.chain.as_ref().is_some_and(|chain| chain.learner);
-        let found_equal = replica.filled_by.is_some_and(|by| by.equal);
+        // By the members of the configuration before, not by an owner that had missed it.
+        let found_equal = replica.filled_by.is_some_and(|by| {
+            by.equal && config.descends_from(by.id) && config.id.epoch == by.id.epoch + 1
+        });
         let is_equal = (was_member && !learns) || found_equal;
         if let Some(chain) = replica.chain.as_mut().filter(|_| !was_member && is_equal) {
             chain.equal_at = wall;

@@ -107,8 +107,8 @@ impl Lab {
         clocks::acknowledged(self, operation);
     }
 
-    // As what a key was deleted: the newest deletion that is on two disks at that moment, if a later
-    // write has not replaced it already.
+    // As what a key was deleted: the newest deletion that is on two disks (one, if there is one member) at that
+    // moment, if a later write has not replaced it already.
     pub(super) fn deleted_as(&self, operation: &Operation, result: &Ended) -> Option<Version> {
         let applied = matches!(result, Ended::Done(told) if told.applied);
         if operation.asked != Asked::Delete || !applied {
@@ -121,7 +121,11 @@ impl Lab {
                 *versions.entry(entry.version).or_default() += 1;
             }
         }
-        let kept = versions.into_iter().rev().find(|(_, disks)| *disks >= 2);
+        let least = redundancy::majority(self, place.partition).map_or(2, |it| it.min(2));
+        let kept = versions
+            .into_iter()
+            .rev()
+            .find(|(_, disks)| *disks >= least);
         kept.map(|(version, _)| version)
     }
 

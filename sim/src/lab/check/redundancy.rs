@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use kith_proto::{id::PartitionId, kv::version::Version, replica::chain::ConfigId};
 
-use crate::lab::{Lab, NodeIndex, client::Operation};
+use crate::lab::{
+    Lab, NodeIndex,
+    client::{Asked, Operation},
+};
 
 /// Of each partition and key the newest version that was acknowledged, and how many disks had to have it.
 #[derive(Debug, Default)]
@@ -33,7 +36,13 @@ pub(super) fn acknowledged(lab: &mut Lab, operation: &Operation) {
     let keys = lab.checks.redundancy.0.entry(p).or_default();
     let known = keys.get(&operation.key);
     if known.is_none_or(|(newest, _)| *newest < version) {
-        keys.insert(operation.key.clone(), (version, needed.unwrap_or(1)));
+        // A deletion is forgotten in the end, once all know of it; what is left of an earlier value may go.
+        let kept = if operation.asked == Asked::Delete {
+            0
+        } else {
+            needed.unwrap_or(1)
+        };
+        keys.insert(operation.key.clone(), (version, kept));
     }
 }
 
@@ -50,7 +59,7 @@ fn needed(lab: &Lab, p: PartitionId, version: Version) -> Option<usize> {
 }
 
 // A branch that went on alone has fewer members than there were when something was acknowledged.
-fn majority(lab: &Lab, p: PartitionId) -> Option<usize> {
+pub(super) fn majority(lab: &Lab, p: PartitionId) -> Option<usize> {
     let owner = *lab.servers(p).first()?;
     let config = &lab.shard(owner)?.chain_of(p)?.config;
     Some(config.majority())
@@ -68,8 +77,8 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
         let Some((newest, needed)) = keys.and_then(|keys| keys.get(&place.key)).copied() else {
             continue;
         };
-        // What is dropped was superseded.
-        if version < newest {
+        // What is dropped was superseded, or deleted.
+        if version < newest || needed == 0 {
             continue;
         }
         let least = if lost {
