@@ -137,6 +137,7 @@ impl Shard {
         let own = self.own;
         let (now, wall) = (self.now.time, self.now.wall);
         let keeps_votes = self.omits(Omit::FreshVotes);
+        let strict = self.is_strict();
         let installs_again = self.omits(Omit::InstalledOnce);
         let replica = self.replica(p);
         let before = replica.chain.as_ref().map(|chain| chain.config.id);
@@ -172,7 +173,16 @@ impl Shard {
             by.equal && config.descends_from(by.id) && config.id.epoch == by.id.epoch + 1
         });
         let is_equal = (was_member && !learns) || found_equal;
-        if let Some(chain) = replica.chain.as_mut().filter(|_| !was_member && is_equal) {
+        // Its copy was counted on and is gone: like one that forgot what it acknowledged (rule 8).
+        let is_lacking = strict && !was_member && !is_equal && config.members.len() > 1;
+        if let Some(chain) = &mut replica.chain
+            && is_lacking
+            && config.has(own)
+        {
+            chain.learner = true;
+        }
+        let counts = found_equal || (!was_member && is_equal);
+        if let Some(chain) = replica.chain.as_mut().filter(|_| counts) {
             chain.equal_at = wall;
             chain.learner = false;
         }
