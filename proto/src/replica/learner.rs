@@ -68,8 +68,6 @@ impl Shard {
         }
         let replica = self.replica(p);
         let present = replica.filled_by.filter(|by| by.is(from, id, attempt));
-        // What members of this configuration brought is as good as what they will.
-        let same = replica.filled_by.is_some_and(|by| by.id == id);
         let again = present.is_some();
         let filler = Filler {
             node: from,
@@ -84,7 +82,7 @@ impl Shard {
             .as_ref()
             .is_some_and(|chain| chain.config.has(own));
         let omit = self.omits(Omit::FreshLearner);
-        if (strict || self.is_stale(p)) && !(again || same) && !is_member && !omit {
+        if (strict || self.is_stale(p)) && !again && !is_member && !omit {
             // Rule 6: what a former member had is not merged; rule A5: nor is what is too old. A strict owner
             // that serves would overwrite it, but not what is of its own epoch (rule 4): with that the
             // copy would never be equal.
