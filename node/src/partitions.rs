@@ -1,4 +1,4 @@
-//! Partitions on this node: partition cores ("shards"), each on a thread of [`crate::workers`], and
+//! Partitions on this node: partition cores ("shards"), each on a thread of `workers`, and
 //! what connects them.
 //!
 //! ```text

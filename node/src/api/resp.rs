@@ -10,7 +10,7 @@
 //!
 //! Reading order: `frame`, `reply`, `spec`, `strings`, `connection`.
 //!
-//! Connections run on the threads of [`crate::workers`], each on one of them, so that clients never
+//! Connections run on the threads of `workers`, each on one of them, so that clients never
 //! make the failure detector late.
 
 mod cluster;
