@@ -188,7 +188,7 @@ fn commands_show_what_the_agent_says() {
         (
             "status --safe-to-stop n1",
             Ok(Exit::Failed),
-            &["not safe to stop: alone"],
+            &["not safe to stop: 16 partitions"],
         ),
         ("status --safe-to-stop n9", Err(Exit::Failed), &[]),
         ("leave --no-wait", Ok(Exit::Done), &["n1 is leaving"]),

@@ -126,11 +126,12 @@ async fn prove(tls: &mut TlsStream<TcpStream>, proofs: &Proofs) -> io::Result<()
 }
 
 fn turn_away(shared: &Shared, remote: SocketAddr, error: &io::Error) {
-    shared.counters.handshakes_failed.up();
     let mistrust = shared.tls().mistrust(error);
     if mistrust.is_some() {
         shared.counters.handshakes_untrusted.up();
     }
+    // Last: whoever sees it sees the other one too.
+    shared.counters.handshakes_failed.up();
     let lines = match mistrust {
         Some(_) => &shared.strangers,
         None => &shared.noise,

@@ -15,12 +15,7 @@ async fn turned_away(mut dialler: Host, acceptor: Host) -> (u64, Host) {
     let failed = dialler.dial_fails(acceptor.address).await;
     assert_eq!(failed, DialError::Untrusted);
     // The dialler may be the first to know.
-    let counted = async {
-        while acceptor.counters.handshakes_failed.get() == 0 {
-            yield_now().await;
-        }
-    };
-    timeout(PATIENCE, counted).await.unwrap();
+    acceptor.has_turned_away(1).await;
     let untrusted = acceptor.counters.handshakes_untrusted.get();
     acceptor.ends_in_silence().await;
     (untrusted, dialler)
