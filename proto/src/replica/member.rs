@@ -257,6 +257,7 @@ impl Shard {
         let replica = self.replica(p);
         if owner == from {
             replica.telling.retain(|member| *member != owner);
+            self.routes.is_known_by_more(p);
         } else if owner != own && config.has(own) && !replica.telling.contains(&owner) {
             replica.telling.push(owner);
             replica.tell_at = Some(at);

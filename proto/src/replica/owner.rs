@@ -297,6 +297,7 @@ impl Shard {
         let config = &chain.config;
         if !matches!(why, Rejection::Older(_)) {
             replica.telling.retain(|member| *member != from);
+            self.routes.is_known_by_more(p);
         } else if config.has(from) && config.owner() != own && !replica.telling.contains(&from) {
             replica.telling.push(from);
             replica.tell_at = Some(at);
@@ -314,10 +315,13 @@ impl Shard {
         if chain.config.id != id {
             return;
         }
-        if from == chain.config.owner() {
-            replica.telling.clear();
-        } else {
-            replica.telling.retain(|member| *member != from);
+        if !replica.telling.is_empty() {
+            if from == chain.config.owner() {
+                replica.telling.clear();
+            } else {
+                replica.telling.retain(|member| *member != from);
+            }
+            self.routes.is_known_by_more(p);
         }
         let has = chain.config.has(from);
         if let Some(owner) = &mut replica.owner

@@ -71,6 +71,11 @@ impl Routes {
         self.table.insert(route.partition, route);
     }
 
+    /// A member has learnt of a partition's configuration: what [`Shard::holds`] says may change.
+    pub(super) fn is_known_by_more(&mut self, partition: PartitionId) {
+        self.changed.insert(partition);
+    }
+
     fn of_group(&self, group: u16) -> impl Iterator<Item = &Route> {
         let routes = self.table.values();
         routes.filter(move |route| group_of(route.partition) == group)
@@ -89,7 +94,8 @@ impl Routes {
 }
 
 impl Shard {
-    /// Routes that have changed since this was asked last; `None` if none has.
+    /// Routes that have changed since this was asked last, or are known by more members; `None` if
+    /// there are none. [`Self::holds`] changes with them only.
     pub fn take_changed_routes(&mut self) -> Option<Vec<Route>> {
         if self.routes.changed.is_empty() {
             return None;
