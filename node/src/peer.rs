@@ -267,7 +267,7 @@ impl Peers {
     /// is on its way. One whose peer does not read is cut.
     pub(crate) fn send(&self, stream: StreamId, frame: Vec<u8>) {
         if let Some(outbox) = self.outboxes.get(&stream) {
-            outbox.send(frame, &self.shared.counters);
+            outbox.send(frame);
         }
     }
 
@@ -275,8 +275,8 @@ impl Peers {
     /// the way by itself.
     pub(crate) fn send_first(&self, to: NodeId, stream: StreamId, frame: Vec<u8>, detour: Detour) {
         if let Some(outbox) = self.outboxes.get(&stream) {
-            outbox.send(frame, &self.shared.counters);
-            self.lanes.open(to, outbox.lane(&self.shared.counters));
+            outbox.send(frame);
+            self.lanes.open(to, outbox.lane());
         }
         drop(detour);
     }

@@ -106,25 +106,31 @@ impl Lanes {
 
 #[cfg(test)]
 mod tests {
+    use kith_proto::input::StreamId;
+    use tokio::sync::mpsc;
+
     use super::{super::stream::Outbox, *};
     use crate::counters::HostCounters;
 
     const PEER: NodeId = NodeId(7);
 
+    fn outbox() -> (Outbox, mpsc::UnboundedReceiver<Vec<u8>>) {
+        Outbox::new(StreamId(1), &Arc::new(HostCounters::default()))
+    }
+
     #[test]
     fn nothing_overtakes_what_went_the_long_way() {
-        let counters = Arc::new(HostCounters::default());
-        let (outbox, mut queue) = Outbox::new();
+        let (outbox, mut queue) = outbox();
         let lanes = Lanes::default();
         let (first, detour) = lanes.send(PEER, vec![1]).unwrap_err();
         // The driver sends it, and opens the lane.
-        outbox.send(first, &counters);
-        lanes.open(PEER, outbox.lane(&counters));
+        outbox.send(first);
+        lanes.open(PEER, outbox.lane());
         let (second, other) = lanes.send(PEER, vec![2]).unwrap_err();
         drop(detour);
         let (third, another) = lanes.send(PEER, vec![3]).unwrap_err();
         for (frame, detour) in [(second, other), (third, another)] {
-            outbox.send(frame, &counters);
+            outbox.send(frame);
             drop(detour);
         }
         lanes.send(PEER, vec![4]).unwrap();
@@ -134,10 +140,9 @@ mod tests {
 
     #[test]
     fn a_lane_ends_with_its_stream_and_does_not_keep_it_open() {
-        let counters = Arc::new(HostCounters::default());
-        let (outbox, mut queue) = Outbox::new();
+        let (outbox, mut queue) = outbox();
         let lanes = Lanes::default();
-        lanes.open(PEER, outbox.lane(&counters));
+        lanes.open(PEER, outbox.lane());
         lanes.send(PEER, vec![1]).unwrap();
         lanes.sweep();
         assert_eq!(lanes.lock().len(), 1);

@@ -52,9 +52,11 @@ pub(crate) struct Outbox {
     state: Arc<State>,
 }
 
-/// What a stream and its outbox share.
-#[derive(Debug, Default)]
+/// What a stream, its outbox and the lanes into that share.
+#[derive(Debug)]
 struct State {
+    stream: StreamId,
+    counters: Arc<HostCounters>,
     queued: AtomicUsize,
     is_closing: AtomicBool,
     closing: Notify,
@@ -71,7 +73,6 @@ struct State {
 pub(super) struct Lane {
     frames: mpsc::WeakUnboundedSender<Vec<u8>>,
     state: Arc<State>,
-    counters: Arc<HostCounters>,
 }
 
 /// The stream is over; the frame was not sent.
@@ -79,26 +80,38 @@ pub(super) struct Lane {
 pub(super) struct Closed(pub(super) Vec<u8>);
 
 impl Outbox {
-    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
+    pub(super) fn new(
+        stream: StreamId,
+        counters: &Arc<HostCounters>,
+    ) -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
         // Bounded by bytes: see `State::send`.
         let (frames, queue) = mpsc::unbounded_channel();
-        let state = Arc::default();
+        let state = Arc::new(State {
+            stream,
+            counters: Arc::clone(counters),
+            queued: AtomicUsize::default(),
+            is_closing: AtomicBool::default(),
+            closing: Notify::default(),
+            is_cut: AtomicBool::default(),
+            cut: Notify::default(),
+            peer: OnceLock::default(),
+            detours: LongWay::default(),
+        });
         (Self { frames, state }, queue)
     }
 
     /// Queues a frame. On a stream that has ended by itself it is lost, and `StreamClosed` is
     /// on its way. One that is longer than a peer would take is lost, and a stream whose peer
     /// does not read is cut.
-    pub(super) fn send(&self, frame: Vec<u8>, counters: &HostCounters) {
-        self.state.send(&self.frames, frame, counters);
+    pub(super) fn send(&self, frame: Vec<u8>) {
+        self.state.send(&self.frames, frame);
     }
 
     /// Another way into it.
-    pub(super) fn lane(&self, counters: &Arc<HostCounters>) -> Lane {
+    pub(super) fn lane(&self) -> Lane {
         Lane {
             frames: self.frames.downgrade(),
             state: Arc::clone(&self.state),
-            counters: Arc::clone(counters),
         }
     }
 }
@@ -108,7 +121,7 @@ impl Lane {
     pub(super) fn send(&self, frame: Vec<u8>) -> Result<(), Closed> {
         match self.frames.upgrade() {
             Some(frames) => {
-                self.state.send(&frames, frame, &self.counters);
+                self.state.send(&frames, frame);
                 Ok(())
             }
             None => Err(Closed(frame)),
@@ -122,28 +135,24 @@ impl Lane {
 }
 
 impl State {
-    fn send(
-        &self,
-        frames: &mpsc::UnboundedSender<Vec<u8>>,
-        frame: Vec<u8>,
-        counters: &HostCounters,
-    ) {
-        let size = frame.len() + LENGTH_PREFIX;
+    fn send(&self, frames: &mpsc::UnboundedSender<Vec<u8>>, frame: Vec<u8>) {
+        let stream = self.stream.0;
         if frame.len() > MAX_DATA_FRAME {
-            counters.frames_too_long.up();
+            self.counters.frames_too_long.up();
             tracing::error!(
-                target: "kith", size,
+                target: "kith", stream, size = frame.len(),
                 "a frame is longer than a peer would take, and is not sent"
             );
             return;
         }
+        let size = frame.len() + LENGTH_PREFIX;
         let queued = self.queued.load(Relaxed);
         // One frame always fits, however long it is.
         if queued > 0 && queued + size > MAX_QUEUED {
             // Until the driver learns that it is cut, more may come for it.
             if !self.is_cut.swap(true, Relaxed) {
-                counters.streams_too_slow.up();
-                tracing::debug!(target: "kith", "a peer reads too slowly: its stream is cut");
+                self.counters.streams_too_slow.up();
+                tracing::debug!(target: "kith", stream, "a peer reads too slowly: its stream is cut");
                 self.cut.notify_one();
             }
             return;
@@ -192,7 +201,7 @@ pub(super) async fn run(
     dial: Option<Token>,
 ) {
     let stream = shared.next_stream();
-    let (outbox, queue) = Outbox::new();
+    let (outbox, queue) = Outbox::new(stream, &shared.counters);
     let state = Arc::clone(&outbox.state);
     let opened = Report::Opened {
         stream,
