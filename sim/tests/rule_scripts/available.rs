@@ -11,9 +11,7 @@ use super::*;
 // newcomer. The other two choose something else: the two that are cut off may not take the branch with them.
 fn a_minority_with_a_plan(omit: Option<Omit>) -> Lab {
     let mut lab = settled(setup(7, Available, 3, omit));
-    let [a, b, c] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [a, b, c] = three_members(&lab);
     let newcomer = lab.add();
     until(&mut lab, "a has accepted", |lab| has_accepted(lab, a));
     for one in [a, newcomer] {
@@ -35,9 +33,7 @@ fn rule_a1_a_minority_adopts_nothing() {
 // The owner went on alone, and is asked for a promise by each of the others, who do not see each other.
 fn asked_after_it_went_on_alone(omit: Option<Omit>) -> Lab {
     let mut lab = settled(setup(8, Available, 3, omit));
-    let [a, b, c] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [a, b, c] = three_members(&lab);
     let branch = |lab: &Lab, node| chain(lab, node).map(|chain| chain.config.id.branch);
     let before = branch(&lab, b);
     cut_from_all(&mut lab, a);
@@ -65,9 +61,7 @@ fn rule_a1_who_went_on_alone_is_mute() {
 // one that has the write is joined into the other.
 fn written_before_the_branch(omit: Option<Omit>) -> Lab {
     let mut lab = settled(setup(9, Available, 3, omit));
-    let [a, b, c] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [a, b, c] = three_members(&lab);
     write(&mut lab, a);
     lab.run(Duration::from_millis(20));
     cut_from_all(&mut lab, c);
@@ -120,9 +114,7 @@ fn deleted_while_a_member_is_down(omit: Option<Omit>) -> Lab {
     let mut setup = setup(2, Available, 3, omit);
     setup.tombstone_grace = Duration::from_millis(500);
     let mut lab = settled(setup);
-    let [owner, backup, _] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [owner, backup, _] = three_members(&lab);
     write(&mut lab, owner);
     lab.run(Duration::from_millis(50));
     lab.kill(backup, false);
@@ -147,9 +139,7 @@ fn a_rival_appears(omit: Option<Omit>) -> Lab {
     let mut setup = setup(11, Available, 4, omit);
     setup.repair_delay = Duration::from_secs(1);
     let mut lab = settled(setup);
-    let [.., rival] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [.., rival] = three_members(&lab);
     lab.split(&[rival]);
     lab.run(Duration::from_secs(6));
     let [owner, b, c] = members(&lab)[..] else {

@@ -123,6 +123,10 @@ fn members(lab: &Lab) -> Vec<NodeIndex> {
     members.filter_map(|id| lab.index_of(*id)).collect()
 }
 
+fn three_members(lab: &Lab) -> [NodeIndex; 3] {
+    members(lab).try_into().expect("three members")
+}
+
 fn cut_from_all(lab: &mut Lab, node: NodeIndex) {
     for other in (0..lab.len()).filter(|other| *other != node) {
         lab.cut(node, other);

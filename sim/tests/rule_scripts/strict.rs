@@ -63,9 +63,7 @@ fn rule_3_an_acceptance_without_a_promise() {
 // The owner stops; b takes over, and c has accepted what b chose. Then c starts again, and b does not.
 fn a_vote_is_forgotten(omit: Option<Omit>) -> Lab {
     let mut lab = settled(setup(4, Strict, 3, omit));
-    let [a, b, c] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [a, b, c] = three_members(&lab);
     let before = epoch(&lab, c);
     lab.kill(a, false);
     until(&mut lab, "b has chosen", |lab| epoch(lab, b) > before);
@@ -88,9 +86,7 @@ fn ballots_that_are_not_durable() {
 // taken over, and c has accepted what b chose.
 fn installed_twice(omit: Option<Omit>) -> Lab {
     let mut lab = settled(setup(4, Strict, 3, omit));
-    let [a, b, c] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [a, b, c] = three_members(&lab);
     let before = epoch(&lab, c);
     lab.noticed.end = 3000..3001;
     lab.kill(a, false);
@@ -125,9 +121,7 @@ fn rule_5_the_present_configuration_is_installed_again() {
 // the other one ends. Those that are left do not have it.
 fn a_machine_forgets(omit: Option<Omit>) -> Lab {
     let mut lab = settled(setup(5, Strict, 3, omit));
-    let [a, b, c] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [a, b, c] = three_members(&lab);
     cut_from_all(&mut lab, c);
     write(&mut lab, a);
     lab.stop_machine(b, 0);
@@ -201,9 +195,7 @@ fn rule_9_a_clock_that_is_ahead() {
 // just there depends on when the stream stalls.
 fn dropped_late(omit: Option<Omit>, after: Duration) -> Lab {
     let mut lab = settled(setup(12, Strict, 3, omit));
-    let [b, a, c] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [b, a, c] = three_members(&lab);
     let before = epoch(&lab, b);
     // What b alone has.
     for other in [a, c] {
@@ -256,9 +248,7 @@ fn rule_4_a_transfer_that_comes_late() {
 // The others have taken over, and one of them still hears the owner before, which knows nothing of that.
 fn written_in_an_earlier_epoch(omit: Option<Omit>) -> Lab {
     let mut lab = settled(setup(13, Strict, 3, omit));
-    let [a, b, c] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [a, b, c] = three_members(&lab);
     let before = epoch(&lab, a);
     lab.cut(a, b);
     fails(&mut lab, b, a);
@@ -282,9 +272,7 @@ fn rule_10_writes_of_an_earlier_epoch() {
 // A newcomer takes the place of a member while another one has not heard of the last write yet.
 fn replaced_by_a_newcomer(omit: Option<Omit>) -> Lab {
     let mut lab = settled(setup(14, Strict, 3, omit));
-    let [a, b, c] = members(&lab)[..] else {
-        panic!("three members");
-    };
+    let [a, b, c] = three_members(&lab);
     for other in [a, c] {
         lab.stall(other, b);
     }
