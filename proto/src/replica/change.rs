@@ -77,6 +77,11 @@ impl Change {
         !matches!(self.phase, Phase::Filling)
     }
 
+    /// Whether it can be dropped for another one, and begun anew later: it fills newcomers, and no request waits.
+    pub(super) fn can_wait(&self, present: &Configuration) -> bool {
+        !self.is_fenced() && self.next.members != present.members
+    }
+
     /// What is wanted, and how far it is, for people.
     pub(super) fn describe(&self) -> (&'static str, &[NodeId]) {
         let phase = match self.phase {

@@ -209,7 +209,7 @@ impl Shard {
         }
         // Newcomers can wait. A change for them may itself wait for a member that is in the closed branch.
         let change = owner.change.as_ref();
-        let changing = change.is_some_and(|it| it.is_fenced() || it.next.members == config.members);
+        let changing = change.is_some_and(|change| !change.can_wait(&config));
         let busy = changing || replica.proposal.is_some() || !owner.serving;
         if busy || closed.ends(config.id) || config.unmerged.is_some() {
             return;

@@ -28,10 +28,8 @@ impl Shard {
             return;
         };
         // One that is filled may wait for just this member: as its next owner, say.
-        let busy = self
-            .change(p)
-            .is_some_and(|change| change.is_fenced() || change.next.members == config.members);
-        if busy {
+        let change = self.change(p);
+        if change.is_some_and(|change| !change.can_wait(&config)) {
             return;
         }
         self.drop_change(p);
