@@ -256,8 +256,7 @@ impl Shard {
         let owner = config.owner();
         let replica = self.replica(p);
         if owner == from {
-            replica.telling.retain(|member| *member != owner);
-            self.routes.is_known_by_more(p);
+            self.need_not_be_told(p, |member| member == owner);
         } else if owner != own && config.has(own) && !replica.telling.contains(&owner) {
             replica.telling.push(owner);
             replica.tell_at = Some(at);

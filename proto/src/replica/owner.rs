@@ -296,8 +296,7 @@ impl Shard {
         };
         let config = &chain.config;
         if !matches!(why, Rejection::Older(_)) {
-            replica.telling.retain(|member| *member != from);
-            self.routes.is_known_by_more(p);
+            self.need_not_be_told(p, |member| member == from);
         } else if config.has(from) && config.owner() != own && !replica.telling.contains(&from) {
             replica.telling.push(from);
             replica.tell_at = Some(at);
@@ -305,27 +304,26 @@ impl Shard {
         }
     }
 
-    pub(super) fn hear_installed(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
-        let Some(replica) = self.replicas.get_mut(&p) else {
-            return;
-        };
-        let Some(chain) = &replica.chain else {
-            return;
-        };
-        if chain.config.id != id {
-            return;
-        }
-        if !replica.telling.is_empty() {
-            if from == chain.config.owner() {
-                replica.telling.clear();
-            } else {
-                replica.telling.retain(|member| *member != from);
-            }
+    /// These members know the configuration here.
+    pub(super) fn need_not_be_told(&mut self, p: PartitionId, knows: impl Fn(NodeId) -> bool) {
+        let replica = self.replica(p);
+        let before = replica.telling.len();
+        replica.telling.retain(|member| !knows(*member));
+        if replica.telling.len() < before {
             self.routes.is_known_by_more(p);
         }
+    }
+
+    pub(super) fn hear_installed(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
+        let Some(chain) = self.chain(p).filter(|chain| chain.config.id == id) else {
+            return;
+        };
+        // What the owner knows it tells all others itself.
+        let owner_knows = from == chain.config.owner();
         let has = chain.config.has(from);
-        if let Some(owner) = &mut replica.owner
-            && has
+        self.need_not_be_told(p, |member| owner_knows || member == from);
+        if has
+            && let Some(owner) = &mut self.replica(p).owner
             && owner.installed.insert(from)
         {
             self.drive(p);
