@@ -41,7 +41,7 @@ mod keys;
 mod leave;
 mod lives;
 mod lost;
-mod mesh;
+pub(crate) mod mesh;
 mod news;
 mod outgoing;
 mod partition_view;

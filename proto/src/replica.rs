@@ -27,6 +27,7 @@
 //! | [`shard`], `open`, `keep` | the core: begins with what is stored or with genesis, routes inputs, merges entries by version | 8 |
 //! | `member` | what a member answers | 3, 4, 6, 8, 10 |
 //! | `learner` | who is no member yet, or not any more | 6, 8 |
+//! | [`held`] | copies of newcomers that may be members by now | 8 |
 //! | `owner` | from installation to serving; when to propose | 1, 8 |
 //! | `repair` | members that are not equal | 8 |
 //! | `write`, `written` | writes and reads at the owner; what members answer | 1, 7 |
@@ -95,6 +96,7 @@ mod copies;
 mod decide;
 pub mod digest;
 mod fill;
+pub mod held;
 pub mod host;
 mod join;
 mod keep;

@@ -14,7 +14,7 @@ use super::{Core, Phase, half_blocked::DialFailure, streams::Purpose, timers::Ti
 use crate::{id::NodeId, members::table::Entry, time::Time};
 
 /// Up to so many members everybody holds a stream to everybody.
-pub(super) const MESH_LIMIT: usize = 128;
+pub(crate) const MESH_LIMIT: usize = 128;
 /// Beyond that each member holds streams to so many others, chosen by hash.
 const CHOSEN: usize = 8;
 /// Streams are opened at most this often.

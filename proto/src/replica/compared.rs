@@ -58,10 +58,12 @@ impl Shard {
         match body {
             Body::Compare { root, .. } => {
                 let own = self.root(p);
+                let mut held = None;
                 if let Some(by) = &mut self.replica(p).filled_by
                     && by.is(from, id, attempt)
                 {
                     by.equal = own == root;
+                    held = by.equal.then(|| self.hold(p, id)).flatten();
                 }
                 if own == root && !matches!(attempt, Attempt::Ballot(_)) {
                     self.note_equal(p);
@@ -73,7 +75,7 @@ impl Shard {
                     Body::Differ { attempt, digests }
                 };
                 // What is found equal counts as had: it must be kept like a write.
-                let after = self.data_durable();
+                let after = self.data_durable().max(held);
                 self.tell(from, p, id, answer, after);
             }
             Body::List { buckets, .. } => self.list(from, p, id, attempt, &buckets),

@@ -17,7 +17,6 @@ use crate::{
         version::{Hlc, Wall},
     },
     store::partitions::{Batch, Place, StoreError},
-    wire::codec,
 };
 
 impl Shard {
@@ -34,8 +33,8 @@ impl Shard {
 
     /// Keeps a partition's chain record; what depends on it waits for the token.
     pub(super) fn keep_chain(&mut self, partition: PartitionId) -> SyncToken {
-        if let Some(chain) = self.chain(partition) {
-            let chains = vec![(partition, codec::encode(chain))];
+        if let Some(replica) = self.replicas.get(&partition) {
+            let chains = vec![(partition, replica.record())];
             self.write_batch(Batch {
                 chains,
                 ..Batch::default()

@@ -61,7 +61,10 @@ impl Shard {
         // One that has missed the configuration in which this node is filled does not undo that.
         let missed = self.replicas.get(&p).is_some_and(|replica| {
             let by = replica.filled_by.filter(|_| replica.is_filled(now));
-            by.is_some_and(|by| by.id.branch == id.branch && by.id.epoch > id.epoch)
+            let held = replica.held.filter(|held| !held.lost);
+            let made_for = [by.map(|by| by.id), held.map(|held| held.id)];
+            let later = |made: &ConfigId| made.branch == id.branch && made.epoch > id.epoch;
+            made_for.iter().flatten().any(later)
         });
         if missed {
             return self.reject(from, p, id, attempt, Rejection::Busy);
@@ -103,12 +106,13 @@ impl Shard {
     ) {
         let known = self.replicas.get(&p).and_then(|replica| replica.filled_by);
         if known.is_some_and(|by| by.is(from, id, attempt)) {
-            self.end_filling(p);
+            self.replica(p).filled_by = None;
+            self.let_go(p);
         }
     }
 
-    /// Whoever filled this node has given it up: what it brought is of no use, unless this node was
-    /// a member once and keeps it until it may forget.
+    /// Whoever filled this node has given it up: what it brought is of no use, unless it was found equal,
+    /// or this node was a member once: then it is kept until it may be forgotten.
     pub(super) fn filling_is_over(&mut self, p: PartitionId) {
         let now = self.now.time;
         let Some(replica) = self.replicas.get_mut(&p) else {
@@ -122,28 +126,25 @@ impl Shard {
                 .set_by(Timer::Partition(p), now + Filler::PATIENCE);
             return;
         }
-        self.end_filling(p);
-    }
-
-    pub(super) fn end_filling(&mut self, p: PartitionId) {
-        let replica = self.replica(p);
         replica.filled_by = None;
-        if replica.chain.is_none() {
-            self.clear(p);
-            self.replicas.remove(&p);
+        if replica.held.is_none() {
+            self.let_go(p);
         }
     }
 
-    /// Drops all entries of a partition; its chain record stays (rule 5).
+    /// Drops all entries of a partition, and that they were held; its chain record stays (rule 5).
     pub(super) fn clear(&mut self, p: PartitionId) {
         let digests = super::digest::Digests::new(self.buckets);
         let replica = self.replica(p);
-        if replica.digests.entries() == 0 {
+        let was_held = replica.held.take().is_some();
+        if replica.digests.entries() == 0 && !was_held {
             return;
         }
         replica.digests = digests;
+        let chains = was_held.then(|| (p, replica.record()));
         self.write_batch(Batch {
             cleared: vec![p],
+            chains: chains.into_iter().collect(),
             ..Batch::default()
         });
         self.counters_up("cleared");
@@ -178,6 +179,9 @@ impl Shard {
             return self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
         }
         if let Err(why) = chain.matches(id) {
+            if matches!(why, Rejection::Forked(_)) {
+                self.replica(p).left_behind = Some(self.now.time);
+            }
             return self.reject(from, p, id, Attempt::Repair(0), why);
         }
         if config.owner() == from {
@@ -212,28 +216,32 @@ impl Shard {
         let Some(replica) = self.replicas.get(&p) else {
             return;
         };
-        let Some(chain) = &replica.chain else {
-            return;
-        };
-        let follows = id == chain.config.id || self.routes.is_owner(p, from, id);
-        if follows && !chain.config.has(own) && !replica.is_filled(now) {
+        let config = replica.chain.as_ref().map(|chain| &chain.config);
+        let is_member = config.is_some_and(|config| config.has(own));
+        let known = [
+            config.map(|config| config.id),
+            replica.held.map(|held| held.id),
+        ];
+        let follows = known.contains(&Some(id)) || self.routes.is_owner(p, from, id);
+        if follows && !is_member && !replica.is_filled(now) {
             self.clear(p);
+            self.let_go(p);
         }
     }
 
-    /// A former member asks the owner whether what it keeps is still needed.
+    /// A former member, or one that may be a member by now, asks the owner whether what it keeps is still
+    /// needed.
     pub(super) fn ask_to_forget(&mut self, p: PartitionId) {
         let own = self.own;
         let Some(replica) = self.replicas.get(&p) else {
             return;
         };
-        let Some(chain) = &replica.chain else {
+        let config = replica.chain.as_ref().map(|chain| &chain.config);
+        let kept = config.filter(|config| !config.has(own) && replica.digests.entries() > 0);
+        let held = replica.held.map(|held| held.id);
+        let Some(id) = held.or(kept.map(|config| config.id)) else {
             return;
         };
-        if chain.config.has(own) || replica.digests.entries() == 0 {
-            return;
-        }
-        let id = chain.config.id;
         let now = self.now.time;
         if let Some(at) = replica.backoff.filter(|at| now < *at) {
             return self.timers.set_by(Timer::Partition(p), at);

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     chain::{Ballot, Chain, ConfigId, Configuration, Rejection},
+    held::follows_at_once,
     host::{Output, SyncToken},
     message::{Attempt, Body, Content, Message, WriteItem},
     omit::Omit,
@@ -139,6 +140,10 @@ impl Shard {
         let keeps_votes = self.omits(Omit::FreshVotes);
         let strict = self.is_strict();
         let installs_again = self.omits(Omit::InstalledOnce);
+        if self.chain(p).is_none() && !config.has(own) {
+            self.held_in_vain(p, config);
+            return false;
+        }
         let replica = self.replica(p);
         let before = replica.chain.as_ref().map(|chain| chain.config.id);
         let was_member = replica
@@ -146,8 +151,7 @@ impl Shard {
             .as_ref()
             .is_some_and(|chain| chain.config.has(own));
         match &mut replica.chain {
-            None if config.has(own) => replica.chain = Some(Chain::new(config.clone())),
-            None => return false,
+            None => replica.chain = Some(Chain::new(config.clone())),
             Some(chain) => {
                 let promised = chain.promised;
                 if !chain.install(own, config) {
@@ -169,12 +173,14 @@ impl Shard {
         // So it must in a member that may have forgotten something (rule 8).
         let learns = replica.chain.as_ref().is_some_and(|chain| chain.learner);
         // By the members of the configuration before, not by an owner that had missed it.
-        let found_equal = replica.filled_by.is_some_and(|by| {
-            by.equal && config.descends_from(by.id) && config.id.epoch == by.id.epoch + 1
-        });
+        let filled = replica.filled_by.filter(|by| by.equal);
+        let held = replica.held.take();
+        let found_equal = filled.is_some_and(|by| follows_at_once(config, by.id))
+            || held.is_some_and(|held| held.is_counted_by(config));
         let is_equal = (was_member && !learns) || found_equal;
+        let knows_enough = was_member || is_equal || held.is_some_and(|held| held.leads_to(config));
         // Its copy was counted on and is gone: like one that forgot what it acknowledged (rule 8).
-        let is_lacking = strict && !was_member && !is_equal && config.members.len() > 1;
+        let is_lacking = strict && !knows_enough && config.members.len() > 1;
         if let Some(chain) = &mut replica.chain
             && is_lacking
             && config.has(own)

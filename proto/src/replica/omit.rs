@@ -50,6 +50,8 @@ pub enum Omit {
     Quorum,
     /// Promises and acceptances are not kept on the disk.
     DurableBallots,
+    /// Newcomers that were found equal keep that over no restart, and not for long.
+    HeldCopies,
     /// Who is no member any more drops what it has at once.
     KeptCopies,
     /// A strict take-over goes on with those that are not declared failed.
@@ -60,7 +62,7 @@ pub enum Omit {
 
 impl Omit {
     /// All of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Confirmation,
         Self::OwnFence,
         Self::AcceptancePromises,
@@ -82,6 +84,7 @@ impl Omit {
         Self::Merge,
         Self::Quorum,
         Self::DurableBallots,
+        Self::HeldCopies,
         Self::KeptCopies,
         Self::StrictMajority,
         Self::TombstoneGrace,

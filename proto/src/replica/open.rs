@@ -10,6 +10,7 @@ use super::{
     chain::{Chain, Configuration},
     clocks::Clocks,
     digest::{self},
+    held::Record,
     host::{Now, SyncToken, View},
     message::Route,
     omit::Omit,
@@ -92,24 +93,17 @@ impl Shard {
             if !self.is_mine(partition) {
                 continue;
             }
-            let mut chain: Chain = codec::decode(&record).map_err(|error| {
+            let (chain, held): Record = codec::decode(&record).map_err(|error| {
                 StoreError(format!(
                     "the chain record of partition {partition}: {error}"
                 ))
             })?;
-            // Rule 8: the mark is durable before anything else is said in this life.
-            let forgot = self.config.forgetful
-                && chain.config.has(self.own)
-                && !self.omits(Omit::LearnerMark);
-            if forgot && !chain.learner {
-                chain.learner = true;
-                self.store.write(Batch {
-                    chains: vec![(partition, codec::encode(&chain))],
-                    ..Batch::default()
-                })?;
-                self.sync_wanted = true;
+            if chain.is_none() && held.is_none() {
+                continue;
             }
             let mut replica = Replica::new(self.buckets);
+            (replica.chain, replica.held) = (chain, held);
+            self.forgot(partition, &mut replica)?;
             let mut after: Option<Place> = None;
             loop {
                 let page = self.store.page(partition, after.as_ref(), 4096, 4 << 20)?;
@@ -125,11 +119,12 @@ impl Shard {
                     None => break,
                 }
             }
-            if chain.is_fenced() {
+            let chain = replica.chain.as_ref();
+            if chain.is_some_and(Chain::is_fenced) {
                 replica.promised_at = Some(self.now.time);
             }
             // A closed branch is served by nobody: see `learn_route`.
-            if chain.config.closed_into.is_none() {
+            if let Some(chain) = chain.filter(|chain| chain.config.closed_into.is_none()) {
                 // If it was chosen just before this node stopped, nobody else may know of it.
                 let owner = chain.config.owner();
                 if owner != self.own && !chain.learner {
@@ -137,7 +132,6 @@ impl Shard {
                 }
                 self.routes.learn(Route::of(partition, &chain.config));
             }
-            replica.chain = Some(chain);
             self.replicas.insert(partition, replica);
         }
         // Copies that were being made when the process ended: nobody counts on them.
@@ -151,6 +145,32 @@ impl Shard {
             return Ok(());
         }
         self.store.write(leftovers)
+    }
+
+    // Rule 8: what may have been lost with the machine is marked, durably before anything else is said in
+    // this life.
+    fn forgot(&mut self, partition: PartitionId, replica: &mut Replica) -> Result<(), StoreError> {
+        if !self.config.forgetful || self.omits(Omit::LearnerMark) {
+            return Ok(());
+        }
+        let own = self.own;
+        let mut batch = Batch::default();
+        if let Some(chain) = replica.chain.as_mut().filter(|it| it.config.has(own))
+            && !chain.learner
+        {
+            chain.learner = true;
+            batch.chains.push((partition, replica.record()));
+        }
+        if let Some(held) = replica.held.as_mut().filter(|held| !held.lost) {
+            held.lost = true;
+            batch.chains.push((partition, replica.record()));
+            batch.cleared.push(partition);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.sync_wanted = true;
+        self.store.write(batch)
     }
 
     /// Genesis: mints the first configuration of every partition of which nothing is known. Only the
@@ -181,11 +201,11 @@ impl Shard {
             }
             let mut chain = Chain::new(Configuration::genesis(self.own, self.rng.random()));
             chain.equal_at = self.now.wall;
-            batch.chains.push((partition, codec::encode(&chain)));
             let mut replica = Replica::new(self.buckets);
             replica.owner = Some(Owner::new(self.own, &chain.config));
             self.routes.learn(Route::of(partition, &chain.config));
             replica.chain = Some(chain);
+            batch.chains.push((partition, replica.record()));
             self.replicas.insert(partition, replica);
             self.counters_up("genesis");
         }

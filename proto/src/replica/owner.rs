@@ -127,7 +127,7 @@ impl Shard {
             return;
         };
         if replica.chain.is_none() {
-            return;
+            return self.ask_to_forget(p);
         }
         if !replica.telling.is_empty() {
             self.tell_of_configuration(p);

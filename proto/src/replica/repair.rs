@@ -162,6 +162,7 @@ impl Shard {
 
     /// A stream to a peer has opened.
     pub(super) fn peer_connected(&mut self, peer: NodeId) {
+        self.met_somebody();
         self.greet_with_clock(peer);
         self.greet_with_routes(peer);
         self.write_again(peer);

@@ -18,6 +18,7 @@ use super::{
     chain::{Chain, ConfigId, Configuration, Rejection},
     clocks::Clocks,
     digest::Digests,
+    held::Held,
     host::{Input, Now, Output, SyncToken, View},
     message::{Attempt, Body, Message},
     owner::Owner,
@@ -72,6 +73,8 @@ pub(super) struct Replica {
     pub(super) promised_at: Option<Time>,
     /// Who fills this node, which is no member (yet).
     pub(super) filled_by: Option<Filler>,
+    /// A copy that was made here, and may be counted on by now.
+    pub(super) held: Option<Held>,
     /// While this node owns it.
     pub(super) owner: Option<Owner>,
     /// While this node proposes a next configuration.
@@ -82,6 +85,8 @@ pub(super) struct Replica {
     pub(super) rival: Option<Configuration>,
     /// Members of the present configuration that are in another branch.
     pub(super) went_on: BTreeSet<NodeId>,
+    /// When a member that this branch went on without last asked what became of its own.
+    pub(super) left_behind: Option<Time>,
     /// The configuration whose owner is in another branch by now, or may have forgotten what it acknowledged.
     pub(super) deserted: Option<ConfigId>,
     /// Whom to tell of the present configuration until they have it, though another owns it.
@@ -123,6 +128,7 @@ impl Replica {
     pub(super) fn new(buckets: u16) -> Self {
         Self {
             chain: None,
+            held: None,
             digests: Digests::new(buckets),
             promised_at: None,
             filled_by: None,
@@ -130,6 +136,7 @@ impl Replica {
             proposal: None,
             sessions: BTreeMap::new(),
             rival: None,
+            left_behind: None,
             went_on: BTreeSet::new(),
             deserted: None,
             telling: Vec::new(),

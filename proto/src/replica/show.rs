@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     chain::{Chain, ConfigId, Configuration},
     digest::Digests,
+    held::Held,
     proposal::Proposal,
     shard::Shard,
 };
@@ -52,6 +53,11 @@ impl Shard {
     /// The chain of a partition, where this node has one.
     pub fn chain_of(&self, partition: PartitionId) -> Option<&Chain> {
         self.chain(partition)
+    }
+
+    /// What is kept of a copy that may be counted on by now.
+    pub fn held_of(&self, partition: PartitionId) -> Option<Held> {
+        self.replicas.get(&partition)?.held
     }
 
     /// Digests of what this node has of a partition.
@@ -147,6 +153,10 @@ impl Shard {
         };
         if replica.filled_by.is_some() {
             return ("filling", "a copy is being made here".to_owned());
+        }
+        if replica.held.is_some() {
+            let reason = "a copy was made here, which the next configuration may count on";
+            return ("elsewhere", reason.to_owned());
         }
         let Some(chain) = &replica.chain else {
             return ("elsewhere", String::new());

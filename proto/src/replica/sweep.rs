@@ -25,13 +25,14 @@ use std::{
 use super::{
     chain::ConfigId,
     clocks::MOST_AHEAD,
-    host::Standing,
+    host::{Peer, Standing},
     message::{Attempt, Body},
     omit::Omit,
     owner::millis,
     shard::{Shard, Timer},
 };
 use crate::{
+    core::mesh::MESH_LIMIT,
     id::{NodeId, PartitionId},
     kv::{entry::Entry, version::Wall},
     store::partitions::{Batch, Place},
@@ -55,6 +56,8 @@ pub(super) struct Sweep {
     after: Option<Place>,
     /// What that one may drop: everything that died before.
     before: Option<Wall>,
+    /// When this node last came to know somebody, who may have been left behind by a branch.
+    met: Option<Time>,
 }
 
 /// Moments at which every member was equal: by the monotonic clock, and by the wall's.
@@ -245,7 +248,30 @@ impl Shard {
         if self.omits(Omit::TombstoneGrace) {
             return settled;
         }
-        settled && !away && replica.rival.is_none() && all(&owner.equal) && all(&owner.installed)
+        let known = replica.rival.is_none() && !self.may_have_left_some(p);
+        settled && !away && known && all(&owner.equal) && all(&owner.installed)
+    }
+
+    // Whether somebody may be there who stayed in a configuration that this branch went on without: what it
+    // has is joined one day, and may be older than what is deleted here.
+    fn may_have_left_some(&self, p: PartitionId) -> bool {
+        let (Some(replica), Some(view)) = (self.replicas.get(&p), self.view()) else {
+            return false;
+        };
+        let config = replica.chain.as_ref().map(|chain| &chain.config);
+        let forked = config.is_some_and(|it| it.ancestors.iter().any(|last| !last.over));
+        let asks = self.config.timing.forget;
+        let lately = |at: Option<Time>| at.is_some_and(|at| self.now.time < at + asks * 2);
+        // In a larger cluster having no stream says nothing.
+        let small = view.peers.len() <= MESH_LIMIT;
+        let cut_off = |peer: &Peer| peer.stream.is_none() && peer.standing != Standing::Gone;
+        let unheard = small && view.peers.values().any(cut_off);
+        forked && (unheard || lately(self.sweep.met) || lately(replica.left_behind))
+    }
+
+    /// Somebody can be heard who could not before.
+    pub(super) fn met_somebody(&mut self) {
+        self.sweep.met = Some(self.now.time);
     }
 
     // An expired value's bytes are of no use to anybody. The clocks of others may be behind.

@@ -198,8 +198,10 @@ fn others_are_majorities(lab: &Lab, node: NodeIndex) -> bool {
 // Strict: it may have forgotten what it acknowledged, and counts in no majority yet (rule 8).
 fn is_distrusted(lab: &Lab, node: NodeIndex) -> bool {
     let learns = lab.shard(node).is_some_and(|shard| {
-        (0..lab.setup.settings.partitions)
-            .any(|p| shard.chain_of(p).is_some_and(|chain| chain.learner))
+        (0..lab.setup.settings.partitions).any(|p| {
+            shard.chain_of(p).is_some_and(|chain| chain.learner)
+                || shard.held_of(p).is_some_and(|held| held.lost)
+        })
     });
     let forgets = lab.setup.is_strict() && lab.setup.sync != SyncMode::Always;
     forgets && (learns || !lab.disk(node).is_trusted())

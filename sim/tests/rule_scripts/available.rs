@@ -10,7 +10,7 @@ use super::*;
 // The owner wants a newcomer in place of a member, and has accepted that itself when it is cut off with the
 // newcomer. The other two choose something else: the two that are cut off may not take the branch with them.
 fn a_minority_with_a_plan(omit: Option<Omit>) -> Lab {
-    let mut lab = settled(setup(7, Available, 3, omit));
+    let mut lab = settled(setup(17, Available, 3, omit));
     let [a, b, c] = three_members(&lab);
     let newcomer = lab.add();
     until(&mut lab, "a has accepted", |lab| has_accepted(lab, a));

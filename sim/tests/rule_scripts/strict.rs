@@ -62,7 +62,7 @@ fn rule_3_an_acceptance_without_a_promise() {
 
 // The owner stops; b takes over, and c has accepted what b chose. Then c starts again, and b does not.
 fn a_vote_is_forgotten(omit: Option<Omit>) -> Lab {
-    let mut lab = settled(setup(4, Strict, 3, omit));
+    let mut lab = settled(setup(17, Strict, 3, omit));
     let [a, b, c] = three_members(&lab);
     let before = epoch(&lab, c);
     lab.kill(a, false);
@@ -292,4 +292,36 @@ fn replaced_by_a_newcomer(omit: Option<Omit>) -> Lab {
 #[test]
 fn copies_dropped_too_early() {
     caught(replaced_by_a_newcomer, Omit::KeptCopies, &["redundancy"]);
+}
+
+// The only copy is handed over to three newcomers. Its owner has chosen that, and its disk takes long to say so: it
+// ends, and nobody has heard of it. It comes back when the newcomers have long given it up.
+fn handed_over_and_gone(omit: Option<Omit>) -> Lab {
+    // Where its place is elsewhere depends on the identifiers, which are drawn.
+    let hands_over = |seed: u64| {
+        let founder = 0;
+        let mut lab = Lab::new(setup(seed, Strict, 5, omit));
+        lab.run(Duration::from_millis(400));
+        lab.slow_disk(founder, Some(Duration::from_millis(500)));
+        let id = lab.id(founder);
+        let is_over = |chain: &Chain| !chain.config.has(id);
+        if !lab.run_until(STEP, Duration::ZERO, |lab| {
+            chain(lab, founder).is_some_and(is_over)
+        }) {
+            return None;
+        }
+        let chosen = epoch(&lab, founder);
+        lab.kill(founder, false);
+        lab.run(Duration::from_secs(12));
+        lab.slow_disk(founder, None);
+        let unheard = (1..lab.len()).all(|node| epoch(&lab, node) < chosen);
+        unheard.then_some(lab)
+    };
+    let lab = (1..100).find_map(hands_over).expect("it hands all over");
+    end(lab)
+}
+
+#[test]
+fn copies_that_may_be_counted_on() {
+    caught(handed_over_and_gone, Omit::HeldCopies, &["placement"]);
 }
