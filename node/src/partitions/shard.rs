@@ -62,6 +62,8 @@ pub(super) struct OnDisk {
     pub(super) opening: Arc<Opening>,
     /// Memory for what is read and written again (bytes).
     pub(super) recent: usize,
+    /// Memory for which keys there are (bytes).
+    pub(super) places: usize,
     pub(super) requests: SyncRequests,
 }
 
@@ -138,7 +140,10 @@ async fn drive(
 ) -> Result<(), String> {
     let clock = setup.clock;
     let store: Box<dyn Store + Send> = match &setup.disk {
-        Some(disk) => Box::new(Gathering::new(disk.opening.engine.store(), disk.recent)),
+        Some(disk) => {
+            let engine = disk.opening.engine.store();
+            Box::new(Gathering::new(engine, disk.recent, disk.places))
+        }
         None => Box::<MemoryStore>::default(),
     };
     let config = Config {
