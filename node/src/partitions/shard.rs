@@ -41,6 +41,8 @@ use crate::{
 const BATCH: usize = 512;
 /// Several messages are put into one frame up to this (bytes).
 const FRAME: usize = 64 << 10;
+/// Room in a frame before it grows (bytes): for a few writes of small values.
+const FRAME_BEGUN: usize = 1024;
 /// How long the timer is set if the core has nothing to wait for.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
@@ -310,7 +312,8 @@ impl Running {
 
     // What goes to one peer at the same time goes in one frame, unless it is long.
     fn send(&mut self, to: NodeId, message: &Message) {
-        let frame = self.frames.entry(to).or_default();
+        let begun = || Vec::with_capacity(FRAME_BEGUN);
+        let frame = self.frames.entry(to).or_insert_with(begun);
         let before = frame.len();
         message::append(message, frame);
         if frame.len() > FRAME && before > 0 {

@@ -9,10 +9,7 @@
 //!
 //! A batch costs the engine a system call, a lock and a record of its own, whatever is in it.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
-};
+use std::{cell::RefCell, collections::BTreeMap};
 
 use kith_proto::{
     id::PartitionId,
@@ -20,7 +17,11 @@ use kith_proto::{
     store::partitions::{Batch, Page, Place, Store, StoreError},
 };
 
-use super::{EngineStore, places::Places, recent::Recent};
+use super::{
+    EngineStore,
+    places::Places,
+    recent::{ByPlace, Recent},
+};
 
 /// More than this is not gathered (bytes).
 const MOST: usize = 1 << 20;
@@ -34,7 +35,7 @@ pub struct Gathering {
 #[derive(Debug)]
 struct State {
     engine: EngineStore,
-    entries: HashMap<Place, Option<Entry>>,
+    entries: ByPlace<Option<Entry>>,
     chains: BTreeMap<PartitionId, Vec<u8>>,
     facts: BTreeMap<&'static str, Vec<u8>>,
     /// What the entries take (bytes).
@@ -50,7 +51,7 @@ impl Gathering {
         Self {
             state: RefCell::new(State {
                 engine,
-                entries: HashMap::new(),
+                entries: ByPlace::default(),
                 chains: BTreeMap::new(),
                 facts: BTreeMap::new(),
                 size: 0,
@@ -83,10 +84,13 @@ impl State {
     fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
         if !batch.cleared.is_empty() {
             self.commit()?;
-            self.recent.clear();
             let cleared = batch.cleared.clone();
-            for (place, _) in &batch.entries {
+            for partition in &cleared {
+                self.recent.clear(*partition);
+            }
+            for (place, entry) in &batch.entries {
                 self.places.note(place);
+                self.recent.put(place, entry.as_ref());
             }
             self.engine.write(batch)?;
             for partition in cleared {
