@@ -60,6 +60,8 @@ use crate::{
 const CACHE: u64 = 32 << 20;
 /// What all shards together keep in memory of what was read and written lately (bytes).
 const RECENT: usize = 64 << 20;
+/// What all shards together may use to know which keys there are (bytes): 12 bits for each key.
+const PLACES: usize = 32 << 20;
 /// Data that need not be synced at once is after so long.
 const SYNC_PERIOD: Duration = Duration::from_millis(100);
 /// The most shards without being told.
@@ -397,6 +399,7 @@ impl Partitions {
             let disk = disk.map(|(opening, disk)| shard::OnDisk {
                 opening: Arc::clone(opening),
                 recent: RECENT / usize::from(shards),
+                places: PLACES / usize::from(shards),
                 requests: requests(&disk.syncer, &sender),
             });
             let setup = shard::Setup {

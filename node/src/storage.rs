@@ -57,8 +57,8 @@
 //! fjall flushes while it holds the lock that writers need; so the `Syncer` flushes through a
 //! descriptor of its own, and writers go on.
 //!
-//! Reading order: `layout`, `mark`, `journal`, `open`, `engine`, `store`, `gather`, `recent`,
-//! `sweep`, `syncer`.
+//! Reading order: `layout`, `mark`, `journal`, `open`, `engine`, `store`, `gather`, `places`,
+//! `recent`, `sweep`, `syncer`.
 
 mod engine;
 mod gather;
@@ -66,6 +66,7 @@ mod journal;
 mod layout;
 mod mark;
 mod open;
+mod places;
 mod recent;
 mod store;
 mod sweep;

@@ -41,6 +41,8 @@ use crate::{
 const BATCH: usize = 512;
 /// Several messages are put into one frame up to this (bytes).
 const FRAME: usize = 64 << 10;
+/// Room in a frame before it grows (bytes): for a few writes of small values.
+const FRAME_BEGUN: usize = 1024;
 /// How long the timer is set if the core has nothing to wait for.
 const NOTHING_DUE: Duration = Duration::from_secs(3600);
 
@@ -62,6 +64,8 @@ pub(super) struct OnDisk {
     pub(super) opening: Arc<Opening>,
     /// Memory for what is read and written again (bytes).
     pub(super) recent: usize,
+    /// Memory for which keys there are (bytes).
+    pub(super) places: usize,
     pub(super) requests: SyncRequests,
 }
 
@@ -138,7 +142,10 @@ async fn drive(
 ) -> Result<(), String> {
     let clock = setup.clock;
     let store: Box<dyn Store + Send> = match &setup.disk {
-        Some(disk) => Box::new(Gathering::new(disk.opening.engine.store(), disk.recent)),
+        Some(disk) => {
+            let engine = disk.opening.engine.store();
+            Box::new(Gathering::new(engine, disk.recent, disk.places))
+        }
         None => Box::<MemoryStore>::default(),
     };
     let config = Config {
@@ -305,7 +312,8 @@ impl Running {
 
     // What goes to one peer at the same time goes in one frame, unless it is long.
     fn send(&mut self, to: NodeId, message: &Message) {
-        let frame = self.frames.entry(to).or_default();
+        let begun = || Vec::with_capacity(FRAME_BEGUN);
+        let frame = self.frames.entry(to).or_insert_with(begun);
         let before = frame.len();
         message::append(message, frame);
         if frame.len() > FRAME && before > 0 {

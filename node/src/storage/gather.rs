@@ -3,16 +3,13 @@
 //!
 //! ```text
 //!   write, write, write ─► gathered ── commit ──► one batch of the engine
-//!   get ◄── gathered, else recent, else the engine
+//!   get ◄── nothing was ever there (see `places`), else gathered, else recent, else the engine
 //!   anything that goes over several entries: commit first
 //! ```
 //!
 //! A batch costs the engine a system call, a lock and a record of its own, whatever is in it.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, HashMap},
-};
+use std::{cell::RefCell, collections::BTreeMap};
 
 use kith_proto::{
     id::PartitionId,
@@ -20,7 +17,11 @@ use kith_proto::{
     store::partitions::{Batch, Page, Place, Store, StoreError},
 };
 
-use super::{EngineStore, recent::Recent};
+use super::{
+    EngineStore,
+    places::Places,
+    recent::{ByPlace, Recent},
+};
 
 /// More than this is not gathered (bytes).
 const MOST: usize = 1 << 20;
@@ -34,25 +35,28 @@ pub struct Gathering {
 #[derive(Debug)]
 struct State {
     engine: EngineStore,
-    entries: HashMap<Place, Option<Entry>>,
+    entries: ByPlace<Option<Entry>>,
     chains: BTreeMap<PartitionId, Vec<u8>>,
     facts: BTreeMap<&'static str, Vec<u8>>,
     /// What the entries take (bytes).
     size: usize,
     recent: Recent,
+    places: Places,
 }
 
 impl Gathering {
-    /// In front of a store of the engine; so many bytes of memory are for what is recent.
-    pub fn new(engine: EngineStore, recent: usize) -> Self {
+    /// In front of a store of the engine; so many bytes of memory are for what is recent, and so
+    /// many at most for which places hold anything.
+    pub fn new(engine: EngineStore, recent: usize, places: usize) -> Self {
         Self {
             state: RefCell::new(State {
                 engine,
-                entries: HashMap::new(),
+                entries: ByPlace::default(),
                 chains: BTreeMap::new(),
                 facts: BTreeMap::new(),
                 size: 0,
                 recent: Recent::new(recent),
+                places: Places::new(places),
             }),
         }
     }
@@ -80,10 +84,22 @@ impl State {
     fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
         if !batch.cleared.is_empty() {
             self.commit()?;
-            self.recent.clear();
-            return self.engine.write(batch);
+            let cleared = batch.cleared.clone();
+            for partition in &cleared {
+                self.recent.clear(*partition);
+            }
+            for (place, entry) in &batch.entries {
+                self.places.note(place);
+                self.recent.put(place, entry.as_ref());
+            }
+            self.engine.write(batch)?;
+            for partition in cleared {
+                self.places.cleared(partition);
+            }
+            return Ok(());
         }
         for (place, entry) in batch.entries {
+            self.places.note(&place);
             self.recent.put(&place, entry.as_ref());
             self.size += entry.as_ref().map_or(0, |entry| entry.size(&place.key));
             self.entries.insert(place, entry);
@@ -97,6 +113,10 @@ impl State {
     }
 
     fn get(&mut self, place: &Place) -> Result<Option<Entry>, StoreError> {
+        if !self.places.may_hold(place) {
+            self.engine.check()?;
+            return Ok(None);
+        }
         if let Some(entry) = self.entries.get(place) {
             return Ok(entry.clone());
         }
@@ -122,7 +142,12 @@ impl Store for Gathering {
         limit: usize,
         bytes: usize,
     ) -> Result<Page, StoreError> {
-        self.committed()?.page(partition, after, limit, bytes)
+        let page = self.committed()?.page(partition, after, limit, bytes)?;
+        self.state
+            .borrow_mut()
+            .places
+            .paged(partition, after, &page);
+        Ok(page)
     }
 
     fn bucket(&self, partition: PartitionId, bucket: u16) -> Result<Page, StoreError> {

@@ -1,14 +1,21 @@
 //! What was read or written lately, in memory: most reads end here.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hasher, RandomState},
+};
 
 use bytes::Bytes;
-use kith_proto::{kv::entry::Entry, store::partitions::Place};
+use kith_proto::{id::PartitionId, kv::entry::Entry, store::partitions::Place};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Longer values are not kept: the engine's own cache has them (bytes).
 const MAX_VALUE: usize = 4096;
 /// What an entry takes beside its key and its value (bytes), about.
 const OVERHEAD: usize = 192;
+
+/// Something by its place.
+pub(super) type ByPlace<T> = HashMap<Place, T, Seeded>;
 
 /// Entries, and that there is none, by place: up to a number of bytes, about.
 ///
@@ -16,32 +23,46 @@ const OVERHEAD: usize = 192;
 /// one, and what was in the old one and was not used since is forgotten.
 #[derive(Debug)]
 pub(super) struct Recent {
-    young: HashMap<Place, Option<Entry>>,
-    old: HashMap<Place, Option<Entry>>,
+    young: ByPlace<Known>,
+    old: ByPlace<Known>,
     /// What the young half takes (bytes).
     size: usize,
     half: usize,
+    /// How often each partition was cleared: what was known before is not true any more.
+    lives: HashMap<PartitionId, u32>,
+}
+
+/// What is at a place, in a life of its partition.
+#[derive(Debug)]
+struct Known {
+    life: u32,
+    entry: Option<Entry>,
 }
 
 impl Recent {
     /// For so many bytes.
     pub(super) fn new(bytes: usize) -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: ByPlace::default(),
+            old: ByPlace::default(),
             size: 0,
             half: bytes / 2,
+            lives: HashMap::new(),
         }
     }
 
     /// What is at a place, if that is known.
     pub(super) fn get(&mut self, place: &Place) -> Option<Option<Entry>> {
-        if let Some(entry) = self.young.get(place) {
-            return Some(entry.clone());
+        let life = self.life(place.partition);
+        if let Some(known) = self.young.get(place) {
+            return (known.life == life).then(|| known.entry.clone());
         }
-        let (place, entry) = self.old.remove_entry(place)?;
-        let found = entry.clone();
-        self.insert(place, entry);
+        let (place, known) = self.old.remove_entry(place)?;
+        if known.life != life {
+            return None;
+        }
+        let found = known.entry.clone();
+        self.insert(place, known);
         Some(found)
     }
 
@@ -52,41 +73,52 @@ impl Recent {
             self.forget(place);
             return;
         }
-        self.old.remove(place);
         // Copies: a part of what was received would keep all of it in memory.
-        let copied = entry.map(|entry| Entry {
+        let entry = entry.map(|entry| Entry {
             value: value.map(|value| Bytes::copy_from_slice(value)),
             ..entry.clone()
         });
+        let life = self.life(place.partition);
+        let new = Known { life, entry };
         if let Some(known) = self.young.get_mut(place) {
-            self.size = self.size.saturating_sub(cost(place, known.as_ref()))
-                + cost(place, copied.as_ref());
-            *known = copied;
+            self.size = self.size.saturating_sub(cost(place, known)) + cost(place, &new);
+            *known = new;
             return;
         }
-        let place = Place {
-            key: Bytes::copy_from_slice(&place.key),
-            ..*place
+        let place = match self.old.remove_entry(place) {
+            Some((place, _)) => place,
+            None => Place {
+                key: Bytes::copy_from_slice(&place.key),
+                ..*place
+            },
         };
-        self.insert(place, copied);
+        self.insert(place, new);
     }
 
     /// Nothing is known of a place.
     fn forget(&mut self, place: &Place) {
         if let Some(known) = self.young.remove(place) {
-            self.size = self.size.saturating_sub(cost(place, known.as_ref()));
+            self.size = self.size.saturating_sub(cost(place, &known));
         }
         self.old.remove(place);
     }
 
-    /// Nothing is known of any.
-    pub(super) fn clear(&mut self) {
-        *self = Self::new(2 * self.half);
+    /// Nothing is known of a partition any more.
+    pub(super) fn clear(&mut self, partition: PartitionId) {
+        *self.lives.entry(partition).or_default() += 1;
     }
 
-    fn insert(&mut self, place: Place, entry: Option<Entry>) {
-        self.size += cost(&place, entry.as_ref());
-        self.young.insert(place, entry);
+    fn life(&self, partition: PartitionId) -> u32 {
+        // Most nodes never clear any.
+        if self.lives.is_empty() {
+            return 0;
+        }
+        self.lives.get(&partition).copied().unwrap_or(0)
+    }
+
+    fn insert(&mut self, place: Place, known: Known) {
+        self.size += cost(&place, &known);
+        self.young.insert(place, known);
         if self.size > self.half {
             self.old = std::mem::take(&mut self.young);
             self.size = 0;
@@ -94,9 +126,51 @@ impl Recent {
     }
 }
 
-fn cost(place: &Place, entry: Option<&Entry>) -> usize {
-    let value = entry.and_then(|entry| entry.value.as_ref());
+fn cost(place: &Place, known: &Known) -> usize {
+    let value = known.entry.as_ref().and_then(|entry| entry.value.as_ref());
     OVERHEAD + place.key.len() + value.map_or(0, Bytes::len)
+}
+
+/// Hashes places faster than the standard library does; seeded, so that clients cannot choose keys
+/// that meet in one spot.
+#[derive(Clone, Debug)]
+pub(super) struct Seeded(u64);
+
+impl Default for Seeded {
+    fn default() -> Self {
+        Self(RandomState::new().hash_one(0))
+    }
+}
+
+impl BuildHasher for Seeded {
+    type Hasher = PlaceHasher;
+
+    fn build_hasher(&self) -> PlaceHasher {
+        PlaceHasher(self.0)
+    }
+}
+
+/// See [`Seeded`].
+#[derive(Debug)]
+pub(super) struct PlaceHasher(u64);
+
+impl Hasher for PlaceHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = xxh3_64_with_seed(bytes, self.0);
+    }
+
+    // Partition, bucket and the length of the key: what is hashed after them mixes them in.
+    fn write_u16(&mut self, number: u16) {
+        self.0 = self.0.rotate_left(16) ^ u64::from(number);
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.0 = self.0.rotate_left(16) ^ number as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[cfg(test)]
@@ -132,8 +206,28 @@ mod tests {
         assert!(recent.young.len() + recent.old.len() <= 101);
         assert_eq!(recent.get(&place(1)), None);
         assert_eq!(recent.get(&place(999)), Some(Some(entry(b"x"))));
-        recent.clear();
-        assert_eq!(recent.get(&place(0)), None);
+    }
+
+    #[test]
+    fn what_was_cleared_is_not_known_and_the_rest_is() {
+        let other = Place {
+            partition: 2,
+            ..place(7)
+        };
+        let mut recent = Recent::new(1 << 20);
+        recent.put(&place(7), Some(&entry(b"x")));
+        recent.put(&other, Some(&entry(b"y")));
+        recent.clear(1);
+        assert_eq!(recent.get(&place(7)), None);
+        assert_eq!(recent.get(&other), Some(Some(entry(b"y"))));
+        recent.put(&place(7), None);
+        assert_eq!(recent.get(&place(7)), Some(None));
+        // Also when it has grown old.
+        recent.put(&place(8), Some(&entry(b"z")));
+        recent.old = std::mem::take(&mut recent.young);
+        recent.clear(1);
+        assert_eq!(recent.get(&place(8)), None);
+        assert_eq!(recent.get(&other), Some(Some(entry(b"y"))));
     }
 
     #[test]

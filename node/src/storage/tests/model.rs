@@ -84,7 +84,7 @@ fn a_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn same(store: &EngineStore, model: &MemoryStore) {
+fn same(store: &impl Store, model: &MemoryStore) {
     for partition in PARTITIONS {
         let expected = all(model, partition).unwrap();
         assert_eq!(all(store, partition).unwrap(), expected);
@@ -100,43 +100,77 @@ fn same(store: &EngineStore, model: &MemoryStore) {
     }
 }
 
+/// Goes through the steps on a store that is in front of an engine, and on the model.
+fn run<S: Store>(steps: Vec<Step>, begin: impl Fn(&Engine) -> S) {
+    let (_parent, path) = directory();
+    let mut engine = open(&path);
+    let mut store = begin(&engine);
+    let mut model = MemoryStore::default();
+    for step in steps {
+        match step {
+            Step::Write(batch) => {
+                for (place, _) in &batch.entries {
+                    assert_eq!(store.get(place), model.get(place));
+                }
+                store.write(batch.clone()).unwrap();
+                model.write(batch).unwrap();
+            }
+            Step::Page(partition, after, limit, bytes) => {
+                let page = store.page(partition, after.as_ref(), limit, bytes);
+                assert_eq!(page, model.page(partition, after.as_ref(), limit, bytes));
+            }
+            Step::Kill | Step::Close => {
+                store.commit().unwrap();
+                drop(store);
+                if matches!(step, Step::Close) {
+                    engine.close().unwrap();
+                } else {
+                    drop(engine);
+                }
+                engine = open(&path);
+                store = begin(&engine);
+            }
+            Step::Sync => {
+                store.commit().unwrap();
+                engine.sync().unwrap();
+            }
+        }
+    }
+    store.commit().unwrap();
+    same(&store, &model);
+    drop((store, engine));
+    same(&open(&path).store(), &model);
+}
+
+/// As a shard begins: all of some partitions goes by, page by page.
+fn gathering(engine: &Engine, recent: usize) -> Gathering {
+    let store = Gathering::new(engine.store(), recent, 64 << 10);
+    for partition in &PARTITIONS[1..4] {
+        let mut after = None;
+        while let Some((place, _)) = store
+            .page(*partition, after.as_ref(), 3, usize::MAX)
+            .unwrap()
+            .pop()
+        {
+            after = Some(place);
+        }
+    }
+    store
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 500, ..ProptestConfig::default() })]
 
     #[test]
     fn the_engine_is_the_model(steps in prop::collection::vec(a_step(), 1..40)) {
-        let (_parent, path) = directory();
-        let mut engine = open(&path);
-        let mut store = engine.store();
-        let mut model = MemoryStore::default();
-        for step in steps {
-            match step {
-                Step::Write(batch) => {
-                    for (place, _) in &batch.entries {
-                        prop_assert_eq!(store.get(place), model.get(place));
-                    }
-                    store.write(batch.clone()).unwrap();
-                    model.write(batch).unwrap();
-                }
-                Step::Page(partition, after, limit, bytes) => {
-                    let page = store.page(partition, after.as_ref(), limit, bytes);
-                    prop_assert_eq!(page, model.page(partition, after.as_ref(), limit, bytes));
-                }
-                Step::Kill | Step::Close => {
-                    drop(store);
-                    if matches!(step, Step::Close) {
-                        engine.close().unwrap();
-                    } else {
-                        drop(engine);
-                    }
-                    engine = open(&path);
-                    store = engine.store();
-                }
-                Step::Sync => engine.sync().unwrap(),
-            }
-        }
-        same(&store, &model);
-        drop((store, engine));
-        same(&open(&path).store(), &model);
+        run(steps, Engine::store);
+    }
+
+    #[test]
+    fn what_is_gathered_in_front_of_it_too(
+        steps in prop::collection::vec(a_step(), 1..40),
+        recent in 0..4000_usize,
+    ) {
+        run(steps, |engine| gathering(engine, recent));
     }
 }
