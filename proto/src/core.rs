@@ -15,6 +15,7 @@
 //! | `sync` | push/pull and newcomers |
 //! | `news` | records, and how news spreads |
 //! | `lives` | what foca's changes and records mean for members and users |
+//! | `greet` | how long the way to others is |
 //! | `half_blocked` | members that only one of UDP and TCP reaches |
 //! | `inquire` | is it really gone, and how |
 //! | `judge` | accusations, suspicions, verdicts |
@@ -30,6 +31,7 @@
 mod datagrams;
 mod direct;
 mod duplicates;
+mod greet;
 mod half_blocked;
 mod handshake;
 mod holders;
@@ -306,6 +308,7 @@ impl Core {
             TimerKind::PushPull => self.push_pull(now),
             TimerKind::Newcomers => self.tell_newcomers(now),
             TimerKind::HealReport => self.heal_report(),
+            TimerKind::Greeting(id) => self.greet_again(now, id),
             TimerKind::Inquiry(id) => self.look_at_inquiry(now, id),
             TimerKind::Suspicion(id) => self.suspicion_ends(now, id),
             TimerKind::Nack => self.send_nacks(now),
@@ -377,6 +380,7 @@ impl Core {
                 }
             }
             Note::Reached(id) => self.unblocked(now, id, Transport::Udp),
+            Note::Slow(id) => self.measure_again(now, id),
             Note::News(sender, news) => self.hear_news(now, sender, news),
             Note::ProbeFailed(identity, sent) => self.probe_failed(now, identity, sent),
             Note::ProbeLate(identity) => self.probe_is_late(identity),

@@ -50,6 +50,65 @@ fn a_killed_process_is_known_dead_to_everybody_at_once() {
     }
 }
 
+/// The first round trips that a node measures after its start may be those of a process that catches
+/// up; they must not decide how long it waits for others minutes later.
+#[test]
+fn who_was_busy_when_it_started_knows_of_a_death_as_soon_as_the_others() {
+    for seed in 0..5 {
+        let (mut world, hosts) = cluster(seed, 5, Duration::ZERO);
+        world.run(SECOND * 10);
+        world.kill(hosts[3]);
+        world.run(SECOND * 3);
+        let slower = |world: &mut World, by: Duration| {
+            for other in hosts.iter().filter(|host| **host != hosts[3]) {
+                world.change_link(hosts[3], *other, |link| link.slower = by);
+                world.change_link(*other, hosts[3], |link| link.slower = by);
+            }
+        };
+        slower(&mut world, Duration::from_millis(150));
+        world.start(hosts[3]);
+        world.run(SECOND * 2);
+        slower(&mut world, Duration::ZERO);
+        world.run(SECOND * 3);
+        assert!(all_see_all(&world, &hosts), "{}", show(&world));
+        let at = world.now();
+        world.kill(hosts[1]);
+        world.run(SECOND * 2);
+        let failed = failed_at(&world, hosts[1], at);
+        assert_eq!(failed.len(), 4, "{}", show(&world));
+        let last = failed.iter().map(|(_, after)| *after).max().unwrap();
+        assert!(last < Duration::from_millis(150), "seed {seed}: {last:?}");
+    }
+}
+
+/// A way that is long is measured a few times more when a stream opens, and then left alone.
+#[test]
+fn members_far_apart_do_not_greet_each_other_for_ever() {
+    let (mut world, hosts) = cluster(3, 5, Duration::ZERO);
+    for from in &hosts {
+        for to in hosts.iter().filter(|to| *to != from) {
+            world.change_link(*from, *to, |link| link.slower = Duration::from_millis(100));
+        }
+    }
+    world.kill(hosts[2]);
+    world.run(SECOND);
+    world.start(hosts[2]);
+    world.run(SECOND * 30);
+    let greetings = |world: &World| -> u64 {
+        let of = |host: &HostId| {
+            let core = world.core(*host).expect("it runs");
+            core.counters().get("greetings").copied().unwrap_or(0)
+        };
+        hosts.iter().map(of).sum()
+    };
+    let before = greetings(&world);
+    let most = 5 * 4 * 12;
+    assert!((20..=most).contains(&before), "{before}");
+    world.run(SECOND * 60);
+    assert_eq!(greetings(&world), before);
+    assert_eq!(false_alarms(&world, &[hosts[2]]), 0, "{}", show(&world));
+}
+
 #[test]
 fn a_machine_that_vanishes_is_found_and_returns() {
     for seed in 0..5 {

@@ -9,7 +9,7 @@ use crate::{
     event::Transport,
     id::{Life, NodeId},
     input::StreamId,
-    members::table::{Greeting, Status},
+    members::table::Status,
     swim::{foca_codec::peek_source, identity::Identity},
     time::Time,
     wire::{
@@ -20,8 +20,6 @@ use crate::{
 
 /// Nacks owed at most.
 const MAX_NACKS: usize = 1024;
-/// A greeting that answers a ping is not repeated sooner than this.
-const ANSWER_TIME: Duration = Duration::from_secs(1);
 
 impl Core {
     /// A foca packet. Only lives that were admitted reach foca, which by itself would take in
@@ -77,38 +75,6 @@ impl Core {
         let bytes = codec::encode(&direct);
         let data = self.sealer.seal(&self.keys, KIND_DIRECT, &[&bytes]);
         self.send_datagram(to, data);
-    }
-
-    /// Measures the way to a member whose stream has just opened: whoever fails before its
-    /// first probe shall not be given the longest of all timeouts.
-    ///
-    /// One that is sent in answer to a ping is given its time: two members that greeted each
-    /// other at every ping would, over a way that is long enough, never end to do so, since only
-    /// the last greeting can be answered.
-    pub(super) fn greet(&mut self, now: Time, id: NodeId, in_answer: bool) {
-        if self.detector.rtt(id).is_some() {
-            return;
-        }
-        let nonce = self.nonce();
-        let Some(entry) = self.table.get_mut(id) else {
-            return;
-        };
-        let waits = |greeting: &Greeting| greeting.in_answer && now < greeting.sent + ANSWER_TIME;
-        if in_answer && entry.greeting.as_ref().is_some_and(waits) {
-            return;
-        }
-        entry.greeting = Some(Greeting {
-            nonce,
-            sent: now,
-            in_answer,
-        });
-        let (to, address) = (entry.life(), entry.identity.addr);
-        let body = DirectBody::Ping {
-            to,
-            nonce,
-            suspected: None,
-        };
-        self.send_direct(address, body);
     }
 
     /// A direct message over UDP.
@@ -218,14 +184,12 @@ impl Core {
         } else if nonce == LATE_PROBE {
             self.look_for_blocked_udp(now, from.id);
         }
+        if self.greeting_answered(now, from.id, nonce) {
+            return;
+        }
         let Some(entry) = self.table.get_mut(from.id) else {
             return;
         };
-        if let Some(greeting) = entry.greeting.take_if(|greeting| greeting.nonce == nonce) {
-            let after = now.saturating_since(greeting.sent);
-            self.detector.measured(from.id, after);
-            return;
-        }
         let ours = entry
             .inquiry
             .as_ref()

@@ -313,7 +313,7 @@ impl Core {
         entry.last_contact = Some(now);
         let present = entry.stream.filter(|id| *id != stream);
         entry.stream = Some(stream);
-        self.greet(now, life.id, false);
+        self.measure_way(now, life.id);
         if let Some(present) = present {
             self.one_of_two_stays(now, stream, present, life, dialled_by_us);
         }

@@ -26,6 +26,8 @@ pub(super) enum TimerKind {
     Newcomers,
     /// Tell whom a healing brought back.
     HealReport,
+    /// Measure the way to a member again.
+    Greeting(NodeId),
     /// Look at an inquiry.
     Inquiry(NodeId),
     /// A suspicion's window ends.

@@ -96,6 +96,8 @@ pub struct Entry {
     pub stream: Option<StreamId>,
     /// The ping that greeted it, until it is answered.
     pub greeting: Option<Greeting>,
+    /// So many more may follow, until the way has been measured well.
+    pub greetings_left: u8,
     /// What is known of it as an accuser.
     pub limit: AccuserLimit,
     /// How often it fell silent and came back lately.
@@ -126,6 +128,7 @@ impl Entry {
             inquiry: None,
             stream: None,
             greeting: None,
+            greetings_left: 0,
             limit: AccuserLimit::default(),
             returns: Returns::default(),
             blocked: Blocked::default(),

@@ -56,6 +56,8 @@ pub enum Note {
     Heard(NodeId),
     /// This member answered our own probe directly: UDP gets through both ways.
     Reached(NodeId),
+    /// A round trip to this member was measured that lengthens its timeout beyond the least.
+    Slow(NodeId),
     /// Our probe of this member failed; it had been silent since the given time.
     ProbeFailed(Identity, Time),
     /// A probe was not answered directly: the stream may be tried too.
@@ -228,7 +230,20 @@ impl Detector {
 
     /// A round trip to a member was measured outside of a probe.
     pub fn measured(&mut self, id: NodeId, rtt: Duration) {
-        self.rtt.entry(id).or_default().sample(rtt);
+        let known = self.rtt.entry(id).or_default();
+        let before = known.smoothed().is_some() && is_slow(known, &self.timing);
+        known.sample(rtt);
+        if is_slow(known, &self.timing) && !before {
+            self.notes.push_back(Note::Slow(id));
+        }
+    }
+
+    /// Whether a member is given more time than the least: the way to it is long, or was not
+    /// measured, or while one of the two had other things to do.
+    pub fn is_slow(&self, id: NodeId) -> bool {
+        self.rtt
+            .get(&id)
+            .is_none_or(|known| is_slow(known, &self.timing))
     }
 
     /// News that waits to be sent.
@@ -393,6 +408,11 @@ impl Detector {
     fn count(&mut self, what: &'static str) {
         *self.errors.entry(what).or_default() += 1;
     }
+}
+
+fn is_slow(rtt: &RttEstimator, timing: &Timing) -> bool {
+    let (min, max) = (timing.probe_timeout_min, timing.probe_timeout_max);
+    rtt.timeout(min, max) > min
 }
 
 /// 4 · ⌈log10(n + 1)⌉, in integers: foca's own rounds down.

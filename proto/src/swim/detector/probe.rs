@@ -95,7 +95,7 @@ impl Detector {
                     // member, and both shall lengthen windows.
                     let late = probe.indirect;
                     if !std::mem::replace(&mut probe.answered, true) {
-                        self.rtt.entry(source).or_default().sample(rtt);
+                        self.measured(source, rtt);
                         self.loss.sample(late);
                         self.notes.push_back(Note::Reached(source));
                     }
