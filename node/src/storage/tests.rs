@@ -100,7 +100,7 @@ fn other_formats_and_foreign_directories_are_refused_untouched() {
     open(&path).close().unwrap();
     std::fs::write(path.join("FORMAT"), "kith partitions, format 4\n").unwrap();
     let error = open_in(&path, "boot").unwrap_err();
-    let newer = matches!(error, OpenError::OtherFormat { found: 3, .. });
+    let newer = matches!(error, OpenError::OtherFormat { found: 4, .. });
     assert!(newer, "{error}");
     let (_parent, path) = directory();
     std::fs::create_dir(&path).unwrap();
