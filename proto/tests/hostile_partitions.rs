@@ -131,7 +131,7 @@ fn samples(config: &Configuration) -> Vec<Message> {
             drop: vec![(key, Version::default())],
         },
         Body::Fill { attempt },
-        Body::MayForget,
+        Body::MayForget { member: true },
         Body::Forget,
         Body::Closed(boxed()),
     ];

@@ -215,6 +215,11 @@ impl Lab {
         self.nodes[node].gone
     }
 
+    /// Whether a node had marks that it may have forgotten something when its process ended.
+    pub(super) fn ended_distrusted(&self, node: NodeIndex) -> bool {
+        self.nodes[node].ended_distrusted
+    }
+
     /// Nodes whose processes run.
     pub fn living(&self) -> Vec<NodeIndex> {
         (0..self.len())

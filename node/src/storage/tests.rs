@@ -98,9 +98,9 @@ fn a_second_opening_is_refused() {
 fn other_formats_and_foreign_directories_are_refused_untouched() {
     let (_parent, path) = directory();
     open(&path).close().unwrap();
-    std::fs::write(path.join("FORMAT"), "kith partitions, format 4\n").unwrap();
+    std::fs::write(path.join("FORMAT"), "kith partitions, format 9\n").unwrap();
     let error = open_in(&path, "boot").unwrap_err();
-    let newer = matches!(error, OpenError::OtherFormat { found: 4, .. });
+    let newer = matches!(error, OpenError::OtherFormat { found: 9, .. });
     assert!(newer, "{error}");
     let (_parent, path) = directory();
     std::fs::create_dir(&path).unwrap();

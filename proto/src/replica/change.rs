@@ -161,7 +161,7 @@ impl Shard {
             };
             change.asked = None;
         }
-        self.keep_chain(p);
+        self.keep_record(p);
         // Writes under way go out before the comparison, on the same streams.
         self.send_writes();
         self.timers
@@ -184,7 +184,7 @@ impl Shard {
         }
         self.drop_change(p);
         self.counters_up("changes_given_up");
-        self.keep_chain(p);
+        self.keep_record(p);
         self.timers.set_by(Timer::Partition(p), now + AGAIN);
         self.release(p);
     }
@@ -269,7 +269,7 @@ impl Shard {
         };
         change.asked = None;
         replica.sessions.clear();
-        self.keep_chain(p);
+        self.keep_record(p);
         self.ask_to_accept_change(p, config);
         self.change_is_accepted(p, config);
     }

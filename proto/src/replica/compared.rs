@@ -57,6 +57,9 @@ impl Shard {
         }
         match body {
             Body::Compare { root, .. } => {
+                if self.root(p) != root {
+                    self.held_differs(p, from, id, attempt);
+                }
                 let own = self.root(p);
                 let mut held = None;
                 if let Some(by) = &mut self.replica(p).filled_by

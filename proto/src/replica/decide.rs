@@ -207,7 +207,7 @@ impl Shard {
             };
             proposal.asked.clear();
         }
-        self.keep_chain(p);
+        self.keep_record(p);
         self.ask_again(p);
         self.accepting(p);
     }

@@ -31,8 +31,8 @@ impl Shard {
         (self.config.sync == SyncMode::Always).then(|| self.durable())
     }
 
-    /// Keeps a partition's chain record; what depends on it waits for the token.
-    pub(super) fn keep_chain(&mut self, partition: PartitionId) -> SyncToken {
+    /// Keeps a partition's record, its chain and what is held; what depends on it waits for the token.
+    pub(super) fn keep_record(&mut self, partition: PartitionId) -> SyncToken {
         if let Some(replica) = self.replicas.get(&partition) {
             let chains = vec![(partition, replica.record())];
             self.write_batch(Batch {

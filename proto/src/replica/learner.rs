@@ -2,7 +2,7 @@
 //! have once all who are members have it.
 
 use super::{
-    chain::{ConfigId, Rejection},
+    chain::{Ancestor, ConfigId, Rejection},
     message::{Attempt, Body},
     omit::Omit,
     shard::{Filler, Shard, Timer},
@@ -69,28 +69,27 @@ impl Shard {
         if missed {
             return self.reject(from, p, id, attempt, Rejection::Busy);
         }
-        let replica = self.replica(p);
-        let present = replica.filled_by.filter(|by| by.is(from, id, attempt));
-        let again = present.is_some();
-        let filler = Filler {
+        let present = self.replica(p).filled_by;
+        let present = present.filter(|by| by.is(from, id, attempt));
+        // Rule 6: what a former member had is not merged; rule A5: nor is what is too old. A strict owner
+        // that serves would overwrite it, but not what is of its own epoch (rule 4): with that the
+        // copy would never be equal.
+        let is_member = self.chain(p).is_some_and(|chain| chain.config.has(own));
+        let anew = present.is_none() && !is_member && !self.omits(Omit::FreshLearner);
+        let drops = anew && (strict || self.is_stale(p));
+        // What may be counted on is dropped only if it turns out to differ.
+        let later = drops && self.holds_equal(p, id);
+        if drops && !later {
+            self.clear(p);
+        }
+        self.replica(p).filled_by = Some(Filler {
             node: from,
             id,
             attempt,
             heard: now,
             equal: present.is_some_and(|by| by.equal),
-        };
-        replica.filled_by = Some(filler);
-        let is_member = replica
-            .chain
-            .as_ref()
-            .is_some_and(|chain| chain.config.has(own));
-        let omit = self.omits(Omit::FreshLearner);
-        if (strict || self.is_stale(p)) && !again && !is_member && !omit {
-            // Rule 6: what a former member had is not merged; rule A5: nor is what is too old. A strict owner
-            // that serves would overwrite it, but not what is of its own epoch (rule 4): with that the
-            // copy would never be equal.
-            self.clear(p);
-        }
+            begun_with_held: present.is_some_and(|by| by.begun_with_held) || later,
+        });
         let at = now + Filler::PATIENCE;
         self.timers.set_by(Timer::Partition(p), at);
         self.tell(from, p, id, Body::Filling { attempt }, None);
@@ -160,14 +159,20 @@ impl Shard {
         {
             chain.learner = false;
             replica.backoff = None;
-            self.keep_chain(p);
+            self.keep_record(p);
             self.counters_up("vouched");
         }
     }
 
     /// A former member asks whether it may drop what it has: only once all who are members have all,
     /// and it knows that it is none.
-    pub(super) fn may_forget(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
+    pub(super) fn may_forget(
+        &mut self,
+        from: NodeId,
+        p: PartitionId,
+        id: ConfigId,
+        is_member: bool,
+    ) {
         let Some(replica) = self.replicas.get(&p) else {
             return;
         };
@@ -179,7 +184,9 @@ impl Shard {
             return self.tell(from, p, config.id, Body::Install(Box::new(config)), None);
         }
         if let Err(why) = chain.matches(id) {
-            if matches!(why, Rejection::Forked(_)) {
+            // A member goes on from there one day, or has done so.
+            let left = |last: &Ancestor| !last.over && last.id.branch == id.branch;
+            if is_member && config.ancestors.iter().any(left) {
                 self.replica(p).left_behind = Some(self.now.time);
             }
             return self.reject(from, p, id, Attempt::Repair(0), why);
@@ -195,6 +202,8 @@ impl Shard {
         let target = self.view().map(|view| view.target.members(p).len());
         let settled = owner.serving
             && owner.change.is_none()
+            && !chain.is_fenced()
+            && replica.proposal.is_none()
             && target.is_some_and(|wanted| config.members.len() >= wanted)
             && !chain.config.has(from)
             && chain.config.unmerged.is_none()
@@ -251,7 +260,8 @@ impl Shard {
         if let Some(owner) = self.routes.owner(p)
             && owner != own
         {
-            self.tell(owner, p, id, Body::MayForget, None);
+            let member = false;
+            self.tell(owner, p, id, Body::MayForget { member }, None);
         }
         let at = now + self.config.timing.forget;
         self.timers.set_by(Timer::Partition(p), at);

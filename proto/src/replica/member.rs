@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     chain::{Ballot, Chain, ConfigId, Configuration, Rejection},
-    held::follows_at_once,
+    held::is_next,
     host::{Output, SyncToken},
     message::{Attempt, Body, Content, Message, WriteItem},
     omit::Omit,
@@ -115,7 +115,7 @@ impl Shard {
         if self.omits(Omit::DurableBallots) {
             return SyncToken(0);
         }
-        self.keep_chain(p)
+        self.keep_record(p)
     }
 
     // Somebody else decides now: what this node was about is over, unless its outcome is open.
@@ -175,7 +175,7 @@ impl Shard {
         // By the members of the configuration before, not by an owner that had missed it.
         let filled = replica.filled_by.filter(|by| by.equal);
         let held = replica.held.take();
-        let found_equal = filled.is_some_and(|by| follows_at_once(config, by.id))
+        let found_equal = filled.is_some_and(|by| is_next(config, by.id))
             || held.is_some_and(|held| held.is_counted_by(config));
         let is_equal = (was_member && !learns) || found_equal;
         let knows_enough = was_member || is_equal || held.is_some_and(|held| held.leads_to(config));
@@ -188,9 +188,13 @@ impl Shard {
             chain.learner = true;
         }
         let counts = found_equal || (!was_member && is_equal);
-        if let Some(chain) = replica.chain.as_mut().filter(|_| counts) {
-            chain.equal_at = wall;
-            chain.learner = false;
+        if let Some(chain) = &mut replica.chain {
+            if counts {
+                chain.equal_at = wall;
+                chain.learner = false;
+            } else if let Some(held) = held {
+                chain.equal_at = chain.equal_at.max(held.at);
+            }
         }
         replica.promised_at = None;
         // What was to wait was about the configuration before.
@@ -213,7 +217,7 @@ impl Shard {
             }
         }
         self.timers.clear(Timer::TakeOver(p));
-        self.keep_chain(p);
+        self.keep_record(p);
         self.learn_route(p, config);
         self.writes_end(p, config.id);
         self.counters_up("installed");

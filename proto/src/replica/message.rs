@@ -301,7 +301,10 @@ pub enum Body {
     /// You have been found equal, and count again (rule 8).
     Vouch,
     /// I am no member any more: may I drop what I have?
-    MayForget,
+    MayForget {
+        /// It is a member, and asks what became of its configuration.
+        member: bool,
+    },
     /// You may: all members of this configuration are complete.
     Forget,
     /// My branch is closed, and to be joined into yours; `id` is its last configuration.

@@ -154,23 +154,23 @@ impl Shard {
             return Ok(());
         }
         let own = self.own;
-        let mut batch = Batch::default();
-        if let Some(chain) = replica.chain.as_mut().filter(|it| it.config.has(own))
-            && !chain.learner
-        {
-            chain.learner = true;
-            batch.chains.push((partition, replica.record()));
+        let chain = replica.chain.as_mut().filter(|it| it.config.has(own));
+        let marks = [
+            chain.map(|chain| &mut chain.learner),
+            replica.held.as_mut().map(|held| &mut held.lost),
+        ];
+        let mut marked = false;
+        for mark in marks.into_iter().flatten() {
+            marked |= !std::mem::replace(mark, true);
         }
-        if let Some(held) = replica.held.as_mut().filter(|held| !held.lost) {
-            held.lost = true;
-            batch.chains.push((partition, replica.record()));
-            batch.cleared.push(partition);
-        }
-        if batch.is_empty() {
+        if !marked {
             return Ok(());
         }
         self.sync_wanted = true;
-        self.store.write(batch)
+        self.store.write(Batch {
+            chains: vec![(partition, replica.record())],
+            ..Batch::default()
+        })
     }
 
     /// Genesis: mints the first configuration of every partition of which nothing is known. Only the

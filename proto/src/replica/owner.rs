@@ -219,8 +219,15 @@ impl Shard {
             self.timers.set_by(Timer::Partition(p), now + pause);
             if self.replica(p).backoff.is_none_or(|at| now >= at) {
                 self.replica(p).backoff = Some(now + pause);
-                self.tell(owner, p, config.id, Body::MayForget, None);
-                self.tell(config.owner(), p, config.id, Body::MayForget, None);
+                let member = true;
+                self.tell(owner, p, config.id, Body::MayForget { member }, None);
+                self.tell(
+                    config.owner(),
+                    p,
+                    config.id,
+                    Body::MayForget { member },
+                    None,
+                );
             }
         }
         if self.is_gone(config.owner()) || self.owner_went_on_alone(p) {

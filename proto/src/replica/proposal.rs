@@ -188,7 +188,7 @@ impl Shard {
         });
         self.counters_up("proposals");
         self.care_soon();
-        self.keep_chain(p);
+        self.keep_record(p);
         self.ask_again(p);
         self.proposal_goes_on(p);
     }

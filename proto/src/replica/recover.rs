@@ -123,7 +123,13 @@ impl Shard {
         }
         self.replica(p).backoff = Some(at);
         for member in &config.members {
-            self.tell(*member, p, config.id, Body::MayForget, None);
+            self.tell(
+                *member,
+                p,
+                config.id,
+                Body::MayForget { member: true },
+                None,
+            );
         }
     }
 }

@@ -107,6 +107,8 @@ pub(super) struct Filler {
     pub(super) heard: Time,
     /// The last comparison found this copy equal to its own.
     pub(super) equal: bool,
+    /// When it began nothing was dropped, since that may be counted on.
+    pub(super) begun_with_held: bool,
 }
 
 impl Filler {
@@ -322,7 +324,7 @@ impl Shard {
             Body::Filling { attempt } => self.hear_filling(from, p, attempt),
             Body::Abandon { attempt } => self.hear_abandon(from, p, id, attempt),
             Body::Vouch => self.hear_vouch(from, p, id),
-            Body::MayForget => self.may_forget(from, p, id),
+            Body::MayForget { member } => self.may_forget(from, p, id, member),
             Body::Forget => self.hear_forget(from, p, id),
             Body::Closed(config) => self.hear_closed(from, p, *config),
             Body::Purge { before, buckets } => self.hear_purge(from, p, id, before, &buckets),

@@ -154,8 +154,8 @@ impl Shard {
         if replica.filled_by.is_some() {
             return ("filling", "a copy is being made here".to_owned());
         }
-        if replica.held.is_some() {
-            let reason = "a copy was made here, which the next configuration may count on";
+        if replica.held.is_some_and(|held| !held.lost) {
+            let reason = "kept until it is known whether the next configuration counts on it";
             return ("elsewhere", reason.to_owned());
         }
         let Some(chain) = &replica.chain else {

@@ -13,7 +13,7 @@
 //!
 //! A deletion that is forgotten too early lets an older value come back, from a replica that had
 //! not heard of it. So the grace begins when every member has confirmed that it is equal, nothing is dropped while any
-//! node is away that may come back, and a former member that was last known to be equal longer ago
+//! node is away that may come back, or somebody may be there whom this branch went on without, and a former member that was last known to be equal longer ago
 //! than the grace begins anew when it is filled (rule A5). A member is never emptied: while one is
 //! not equal nothing is dropped.
 
@@ -263,7 +263,9 @@ impl Shard {
         let asks = self.config.timing.forget;
         let lately = |at: Option<Time>| at.is_some_and(|at| self.now.time < at + asks * 2);
         // In a larger cluster having no stream says nothing.
-        let small = view.peers.len() <= MESH_LIMIT;
+        let takes_part =
+            |peer: &&Peer| matches!(peer.standing, Standing::Living | Standing::Leaving);
+        let small = view.peers.values().filter(takes_part).count() <= MESH_LIMIT;
         let cut_off = |peer: &Peer| peer.stream.is_none() && peer.standing != Standing::Gone;
         let unheard = small && view.peers.values().any(cut_off);
         forked && (unheard || lately(self.sweep.met) || lately(replica.left_behind))
@@ -383,15 +385,27 @@ impl Shard {
     /// [`Self::is_stale`].
     pub(super) fn note_equal(&mut self, p: PartitionId) {
         let wall = self.wall();
-        let step = millis(self.config.timing.tombstone_grace / STEPS);
         let own = self.own;
-        if let Some(chain) = self.replicas.get_mut(&p).and_then(|r| r.chain.as_mut())
-            && chain.config.has(own)
-            && wall.0 >= chain.equal_at.0.saturating_add(step)
+        let member = self.chain(p).filter(|chain| chain.config.has(own));
+        if member.is_some_and(|chain| self.is_noted_anew(chain.equal_at))
+            && let Some(chain) = &mut self.replica(p).chain
         {
             chain.equal_at = wall;
-            self.keep_chain(p);
+            self.keep_record(p);
         }
+    }
+
+    /// Whether so much time has passed since a copy was known to be equal that it is noted anew.
+    pub(super) fn is_noted_anew(&self, at: Wall) -> bool {
+        let step = millis(self.config.timing.tombstone_grace / STEPS);
+        self.wall().0 >= at.0.saturating_add(step)
+    }
+
+    // When what is here was last known to be equal, as a member or a newcomer.
+    fn equal_at(&self, p: PartitionId) -> Option<Wall> {
+        let replica = self.replicas.get(&p)?;
+        let chain = replica.chain.as_ref().map(|chain| chain.equal_at);
+        chain.max(replica.held.map(|held| held.at))
     }
 
     /// Rule A5: what a former member has is so old that deletions may have been forgotten since. A
@@ -402,8 +416,8 @@ impl Shard {
         let age = |at: Wall| self.wall().0.saturating_sub(at.0);
         !self.omits(Omit::StaleRebuilds)
             && self
-                .chain(p)
-                .is_some_and(|chain| age(chain.equal_at) >= millis(grace - margin))
+                .equal_at(p)
+                .is_some_and(|at| age(at) >= millis(grace - margin))
     }
 }
 

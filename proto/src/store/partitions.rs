@@ -10,7 +10,7 @@
 //!
 //! ```text
 //!   partition u16 | bucket u16 | key        -> entry
-//!   partition u16                           -> chain record (a few hundred bytes)
+//!   partition u16                           -> record: chain, held copy (a few hundred bytes)
 //!   name                                    -> a few bytes about the whole
 //! ```
 //!

@@ -11,7 +11,11 @@ mod streams;
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
-use kith_proto::{config::Consistency, id::NodeId, replica::host::SyncMode};
+use kith_proto::{
+    config::Consistency,
+    id::NodeId,
+    replica::{host::SyncMode, shard::Shard},
+};
 use rand::{RngExt, SeedableRng, rngs::ChaCha8Rng};
 
 use super::{Lab, NodeIndex, Setup, check::placement};
@@ -197,14 +201,19 @@ fn others_are_majorities(lab: &Lab, node: NodeIndex) -> bool {
 
 // Strict: it may have forgotten what it acknowledged, and counts in no majority yet (rule 8).
 fn is_distrusted(lab: &Lab, node: NodeIndex) -> bool {
-    let learns = lab.shard(node).is_some_and(|shard| {
-        (0..lab.setup.settings.partitions).any(|p| {
-            shard.chain_of(p).is_some_and(|chain| chain.learner)
-                || shard.held_of(p).is_some_and(|held| held.lost)
-        })
+    let marked = lab.shard(node).map_or(lab.ended_distrusted(node), |shard| {
+        distrusts_itself(lab, shard)
     });
     let forgets = lab.setup.is_strict() && lab.setup.sync != SyncMode::Always;
-    forgets && (learns || !lab.disk(node).is_trusted())
+    forgets && (marked || !lab.disk(node).is_trusted())
+}
+
+/// Whether it has marks that it may have forgotten something.
+pub(super) fn distrusts_itself(lab: &Lab, shard: &Shard) -> bool {
+    (0..lab.setup.settings.partitions).any(|p| {
+        shard.chain_of(p).is_some_and(|chain| chain.learner)
+            || shard.held_of(p).is_some_and(|held| held.lost)
+    })
 }
 
 fn may_lose_power(lab: &Lab, node: NodeIndex) -> bool {

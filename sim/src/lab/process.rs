@@ -16,13 +16,15 @@ use kith_proto::{
 };
 use rand::RngExt;
 
-use super::{Happening, Lab, NodeIndex, client, disk::Disk, oracle::Sights};
+use super::{Happening, Lab, NodeIndex, client, disk::Disk, oracle::Sights, plan};
 
 /// A node.
 pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) shard: Option<Box<Shard>>,
     pub(super) disk: Disk,
+    /// When its process ended it had marks on its disk that it may have forgotten something.
+    pub(super) ended_distrusted: bool,
     /// Which of its lives this is.
     pub(super) life: u32,
     pub(super) founder: bool,
@@ -58,6 +60,7 @@ impl Lab {
             id,
             shard: None,
             disk: Disk::default(),
+            ended_distrusted: false,
             life: 0,
             founder: index == 0,
             leaving: false,
@@ -145,9 +148,10 @@ impl Lab {
 
     /// A process ends; nobody is told. True if it ran.
     pub(super) fn end(&mut self, index: NodeIndex) -> bool {
-        if self.nodes[index].shard.take().is_none() {
+        let Some(shard) = self.nodes[index].shard.take() else {
             return false;
-        }
+        };
+        self.nodes[index].ended_distrusted = plan::distrusts_itself(self, &shard);
         self.nodes[index].held.clear();
         self.nodes[index].waiting.clear();
         for other in 0..self.nodes.len() {
