@@ -8,7 +8,7 @@ use kith_proto::{id::PartitionId, kv::version::Version, replica::chain::ConfigId
 
 use crate::lab::{
     Lab, NodeIndex,
-    client::{Asked, Operation},
+    client::{Asked, Ended, Operation},
 };
 
 /// Of each partition and key the newest version that was acknowledged, and how many disks had to have it.
@@ -88,7 +88,7 @@ pub(super) fn look(lab: &mut Lab, index: NodeIndex) {
             least(lab, index, place.partition, newest).unwrap_or_else(majority)
         };
         let copies = copies(lab, &place.key, newest);
-        if copies < least {
+        if copies < least && !(copies == 0 && may_be_deleted(lab, &place.key)) {
             lab.object(
                 "redundancy",
                 format!("n{index} dropped {:?} of partition {}, acknowledged as {newest}: {copies} disks have that, and {least} should", place.key, place.partition),
@@ -123,6 +123,14 @@ fn least(lab: &Lab, index: NodeIndex, p: PartitionId, version: Version) -> Optio
         _ if !is_member && !before => None,
         _ => Some(shown.members.len()),
     }
+}
+
+// Whether somebody asked for its deletion who was not told that it was done, or not: all may have forgotten it
+// by now, and what was there before.
+fn may_be_deleted(lab: &Lab, key: &Bytes) -> bool {
+    let history = lab.clients.history.iter();
+    let mut deletions = history.filter(|it| it.key == *key && it.asked == Asked::Delete);
+    deletions.any(|it| matches!(it.result, Ended::Open | Ended::Unknown(_)))
 }
 
 fn copies(lab: &Lab, key: &Bytes, version: Version) -> usize {
