@@ -56,7 +56,7 @@ impl Shard {
             by.heard = now;
         }
         match body {
-            Body::Compare { root, .. } => {
+            Body::Compare { root, groups, .. } => {
                 let own = self.root(p);
                 if let Some(by) = &mut self.replica(p).filled_by
                     && by.is(from, id, attempt)
@@ -69,8 +69,8 @@ impl Shard {
                 let answer = if own == root {
                     Body::Equal { attempt, root }
                 } else {
-                    let digests = self.replica(p).digests.buckets().to_vec();
-                    Body::Differ { attempt, digests }
+                    let groups = self.replica(p).digests.differing_groups(&groups);
+                    Body::Differ { attempt, groups }
                 };
                 // What is found equal counts as had: it must be kept like a write.
                 let after = self.data_durable();
