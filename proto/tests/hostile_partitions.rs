@@ -22,6 +22,7 @@ use kith_proto::{
     placement::{Assignment, partition_of},
     replica::{
         chain::{Ballot, ConfigId, Configuration, Rejection},
+        digest::Group,
         host::{Input, Now, Output, Peer, Standing, SyncMode, View},
         message::{self, Attempt, Body, Carried, Content, Message, Route, WriteItem},
         shard::{Config, Shard, Timing},
@@ -108,10 +109,17 @@ fn samples(config: &Configuration) -> Vec<Message> {
             done: vec![1],
             lacking: vec![2],
         },
-        Body::Compare { attempt, root: 1 },
+        Body::Compare {
+            attempt,
+            root: 1,
+            groups: vec![1; 40],
+        },
         Body::Differ {
             attempt,
-            digests: vec![1, 2, 3],
+            groups: vec![Group {
+                number: u16::MAX,
+                buckets: vec![1, 2, 3],
+            }],
         },
         Body::List {
             attempt,

@@ -56,7 +56,7 @@ impl Shard {
             by.heard = now;
         }
         match body {
-            Body::Compare { root, .. } => {
+            Body::Compare { root, groups, .. } => {
                 if self.root(p) != root {
                     self.held_differs(p, from, id, attempt);
                 }
@@ -74,8 +74,8 @@ impl Shard {
                 let answer = if own == root {
                     Body::Equal { attempt, root }
                 } else {
-                    let digests = self.replica(p).digests.buckets().to_vec();
-                    Body::Differ { attempt, digests }
+                    let groups = self.replica(p).digests.differing_groups(&groups);
+                    Body::Differ { attempt, groups }
                 };
                 // What is found equal counts as had: it must be kept like a write.
                 let after = self.data_durable().max(held);

@@ -24,7 +24,10 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::chain::{Ballot, ConfigId, Configuration, Rejection};
+use super::{
+    chain::{Ballot, ConfigId, Configuration, Rejection},
+    digest::Group,
+};
 use crate::{
     id::{NodeId, PartitionId},
     kv::{
@@ -230,6 +233,8 @@ pub enum Body {
         attempt: Attempt,
         /// The sender's root.
         root: u64,
+        /// [`super::digest::Digests::groups`] of it.
+        groups: Vec<u64>,
     },
     /// It is.
     Equal {
@@ -242,8 +247,8 @@ pub enum Body {
     Differ {
         /// The effort.
         attempt: Attempt,
-        /// Digests of all buckets.
-        digests: Vec<u64>,
+        /// The groups of buckets that are not the same.
+        groups: Vec<Group>,
     },
     /// What is in these buckets?
     List {

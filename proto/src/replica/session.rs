@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   initiator                                   other
-//!   Compare{root} ────────────────────────────>         the same? Equal, done
-//!             <──────────────── Differ{digests}
+//!   Compare{root, of groups} ─────────────────>         the same? Equal, done
+//!             <─────── Differ{groups that differ}
 //!   List{buckets that differ} ────────────────>
 //!             <────────────────── Listed{keys, versions}
 //!   Fetch{newer there} ───────────────────────>
@@ -23,6 +23,7 @@ use bytes::Bytes;
 use super::{
     chain::ConfigId,
     compared::{BUCKETS_AT_ONCE, KEYS_AT_ONCE},
+    digest::Group,
     message::{Attempt, Body, Carried},
     shard::{Shard, Timer},
 };
@@ -96,6 +97,7 @@ impl Shard {
         // What the root counts in has to arrive before it.
         self.send_writes();
         let root = self.root(p);
+        let groups = self.replica(p).digests.groups();
         let session = Session {
             attempt,
             id,
@@ -110,7 +112,12 @@ impl Shard {
             moved,
         };
         self.replica(p).sessions.insert(peer, session);
-        self.tell(peer, p, id, Body::Compare { attempt, root }, None);
+        let body = Body::Compare {
+            attempt,
+            root,
+            groups,
+        };
+        self.tell(peer, p, id, body, None);
         let at = self.now.time + self.config.timing.retry;
         self.timers.set_by(Timer::Partition(p), at);
     }
@@ -155,9 +162,9 @@ impl Shard {
         peer: NodeId,
         p: PartitionId,
         attempt: Attempt,
-        digests: &[u64],
+        groups: &[Group],
     ) {
-        let differing = self.replica(p).digests.differing(digests);
+        let differing = self.replica(p).digests.differing(groups);
         let Some(session) = self.session(p, peer, attempt) else {
             return;
         };

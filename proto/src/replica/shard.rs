@@ -313,7 +313,7 @@ impl Shard {
             | Body::Fetch { .. }
             | Body::Entries { .. } => self.asked_to_compare(from, p, id, body),
             Body::Equal { attempt, root } => self.session_equal(from, p, attempt, root),
-            Body::Differ { attempt, digests } => self.session_differs(from, p, attempt, &digests),
+            Body::Differ { attempt, groups } => self.session_differs(from, p, attempt, &groups),
             Body::Listed {
                 attempt,
                 buckets,
