@@ -259,7 +259,15 @@ impl Shard {
             self.compare_with(p, peer, source.id, Attempt::Join(number));
         } else if source.members == [own] {
             self.join_what_is_here(p, config);
+        } else if self.is_settled_elsewhere(p, &source) {
+            self.join_is_over(p);
         }
+    }
+
+    // Whether a rival branch has all that the closed one had: it comes from there, when the two are joined.
+    fn is_settled_elsewhere(&self, p: PartitionId, source: &Source) -> bool {
+        let rival = self.replicas.get(&p).and_then(|it| it.rival.as_ref());
+        rival.is_some_and(|rival| rival.unmerged.is_none() && rival.ends(source.id))
     }
 
     // The only one that has what the closed branch had owns the joined configuration, having gone on alone

@@ -260,7 +260,9 @@ impl Lab {
             self.nodes[index].disk.synced(token);
             self.point();
             if self.is_alive(index) {
-                self.nodes[index].synced = token;
+                let synced = &mut self.nodes[index].synced;
+                // One that took longer may be over later.
+                *synced = token.max(*synced);
                 self.feed(index, Input::Synced(token));
             }
         }
