@@ -119,7 +119,6 @@ impl Host {
         }
     }
 
-    /// Nothing more is reported: what is still on its way shows when all tasks have ended.
     /// Waits until so many strangers have been turned away: they may be the first to know.
     async fn has_turned_away(&self, count: u64) {
         let counted = async {
@@ -130,6 +129,7 @@ impl Host {
         timeout(PATIENCE, counted).await.unwrap();
     }
 
+    /// Nothing more is reported: what is still on its way shows when all tasks have ended.
     async fn ends_in_silence(mut self) {
         self.peers.shutdown().await;
         if let Ok(report) = self.reports.try_recv() {

@@ -150,9 +150,7 @@ impl Shard {
     fn what_is_lost(&mut self, view: &View) {
         let mut lost = BTreeSet::new();
         for (p, route) in self.routes.all() {
-            let kept_here = self
-                .chain(*p)
-                .is_some_and(|chain| chain.config.has(self.own));
+            let kept_here = self.is_member(*p);
             // Who stopped to come back, or left, is not lost; whoever left handed over before.
             let gone = |member: &NodeId| matches!(view.standing(*member), Some(Standing::Failed));
             if !kept_here && route.members.iter().all(gone) {

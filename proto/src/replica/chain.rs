@@ -202,9 +202,8 @@ impl Chain {
         // What a closed branch had is kept, by those that are members no more, until it is settled: by the
         // branch that joined it, or by one that left that.
         let unsettled = present.unmerged.as_ref();
-        let settles = |source: &Source| config.unmerged.is_none() && config.ends(source.id);
         let is_free = !present.has(node)
-            && unsettled.is_none_or(settles)
+            && unsettled.is_none_or(|source| config.settles(source))
             && config.id.epoch > present.id.epoch
             && !present.ends(config.id);
         config.ends(present.id)

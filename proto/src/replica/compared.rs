@@ -57,10 +57,10 @@ impl Shard {
         }
         match body {
             Body::Compare { root, groups, .. } => {
-                if self.root(p) != root {
-                    self.held_differs(p, from, id, attempt);
+                let mut own = self.root(p);
+                if own != root && self.held_differs(p, from, id, attempt) {
+                    own = self.root(p);
                 }
-                let own = self.root(p);
                 let mut held = None;
                 if let Some(by) = &mut self.replica(p).filled_by
                     && by.is(from, id, attempt)

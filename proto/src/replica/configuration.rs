@@ -103,6 +103,11 @@ impl Configuration {
         self.follows(earlier) || self.ancestors.iter().any(over)
     }
 
+    /// Whether what a closed branch had is here: it was joined, and nothing of it is left to be taken over.
+    pub fn settles(&self, source: &Source) -> bool {
+        self.unmerged.is_none() && self.ends(source.id)
+    }
+
     fn follows(&self, earlier: ConfigId) -> bool {
         self.id.branch == earlier.branch && self.id.epoch > earlier.epoch
     }

@@ -13,10 +13,10 @@
 //!                                               ──> the entries that one side lacks
 //! ```
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
-
-use std::collections::BTreeMap;
 
 use crate::kv::version::Version;
 

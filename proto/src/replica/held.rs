@@ -8,7 +8,7 @@
 //! ```text
 //!            found equal                  ┌── installed: a member like the others
 //!   filled ──────────────> held ──────────┼── it is abandoned, or may be forgotten: dropped
-//!                           │             └── filled anew: dropped first, by strict members
+//!                           │             └── filled anew: compared first; strict: dropped if it differs
 //!                           └── the machine stopped before it was synced: lost; a strict member is a
 //!                               learner then (rule 8)
 //! ```
@@ -73,23 +73,23 @@ impl Replica {
     pub(super) fn record(&self) -> Vec<u8> {
         codec::encode(&(&self.chain, &self.held))
     }
+
+    /// What is held, if nothing of it may be lost.
+    pub(super) fn held_whole(&self) -> Option<Held> {
+        self.held.filter(|held| !held.lost)
+    }
 }
 
 impl Shard {
     /// This node's copy was found equal by the owner that fills it; that may only be said with what is
     /// returned.
     pub(super) fn hold(&mut self, p: PartitionId, id: ConfigId) -> Option<SyncToken> {
-        let own = self.own;
-        if self.omits(Omit::HeldCopies) {
-            return None;
-        }
-        let chain = self.chain(p);
-        if chain.is_some_and(|chain| chain.config.has(own)) {
+        if self.omits(Omit::HeldCopies) || self.is_member(p) {
             return None;
         }
         let at = self.wall();
-        let held = self.replica(p).held;
-        let same = held.filter(|held| held.id == id && !held.lost && !self.is_noted_anew(held.at));
+        let held = self.replica(p).held_whole();
+        let same = held.filter(|held| held.id == id && !self.is_noted_anew(held.at));
         if let Some(after) = same.and_then(|held| held.after) {
             return Some(after);
         }
@@ -109,17 +109,26 @@ impl Shard {
 
     /// Whether it was found equal in this configuration.
     pub(super) fn holds_equal(&self, p: PartitionId, id: ConfigId) -> bool {
-        let held = self.replicas.get(&p).and_then(|replica| replica.held);
-        held.is_some_and(|held| held.id == id && !held.lost)
+        let held = self.replicas.get(&p).and_then(Replica::held_whole);
+        held.is_some_and(|held| held.id == id)
     }
 
-    /// The copy that is being filled is not equal: what was held when that began is dropped now.
-    pub(super) fn held_differs(&mut self, p: PartitionId, from: NodeId, id: ConfigId, to: Attempt) {
+    /// The copy that is being filled is not equal: what was held when that began is dropped now. True if it
+    /// was.
+    pub(super) fn held_differs(
+        &mut self,
+        p: PartitionId,
+        from: NodeId,
+        id: ConfigId,
+        attempt: Attempt,
+    ) -> bool {
         let by = self.replica(p).filled_by.as_mut();
-        if let Some(by) = by.filter(|by| by.is(from, id, to) && by.begun_with_held) {
-            by.begun_with_held = false;
-            self.clear(p);
-        }
+        let Some(by) = by.filter(|by| by.is(from, id, attempt) && by.begun_with_held) else {
+            return false;
+        };
+        by.begun_with_held = false;
+        self.clear(p);
+        true
     }
 
     /// Nobody will count on it any more: it goes, unless it is part of something else by now.

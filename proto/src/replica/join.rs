@@ -267,7 +267,7 @@ impl Shard {
     // Whether a rival branch has all that the closed one had: it comes from there, when the two are joined.
     fn is_settled_elsewhere(&self, p: PartitionId, source: &Source) -> bool {
         let rival = self.replicas.get(&p).and_then(|it| it.rival.as_ref());
-        rival.is_some_and(|rival| rival.unmerged.is_none() && rival.ends(source.id))
+        rival.is_some_and(|rival| rival.settles(source))
     }
 
     // The only one that has what the closed branch had owns the joined configuration, having gone on alone

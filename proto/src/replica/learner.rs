@@ -61,8 +61,7 @@ impl Shard {
         // One that has missed the configuration in which this node is filled does not undo that.
         let missed = self.replicas.get(&p).is_some_and(|replica| {
             let by = replica.filled_by.filter(|_| replica.is_filled(now));
-            let held = replica.held.filter(|held| !held.lost);
-            let made_for = [by.map(|by| by.id), held.map(|held| held.id)];
+            let made_for = [by.map(|by| by.id), replica.held_whole().map(|held| held.id)];
             let later = |made: &ConfigId| made.branch == id.branch && made.epoch > id.epoch;
             made_for.iter().flatten().any(later)
         });
@@ -74,8 +73,7 @@ impl Shard {
         // Rule 6: what a former member had is not merged; rule A5: nor is what is too old. A strict owner
         // that serves would overwrite it, but not what is of its own epoch (rule 4): with that the
         // copy would never be equal.
-        let is_member = self.chain(p).is_some_and(|chain| chain.config.has(own));
-        let anew = present.is_none() && !is_member && !self.omits(Omit::FreshLearner);
+        let anew = present.is_none() && !self.is_member(p) && !self.omits(Omit::FreshLearner);
         let drops = anew && (strict || self.is_stale(p));
         // What may be counted on is dropped only if it turns out to differ.
         let later = drops && self.holds_equal(p, id);
@@ -220,19 +218,16 @@ impl Shard {
     }
 
     pub(super) fn hear_forget(&mut self, from: NodeId, p: PartitionId, id: ConfigId) {
-        let own = self.own;
         let now = self.now.time;
         let Some(replica) = self.replicas.get(&p) else {
             return;
         };
-        let config = replica.chain.as_ref().map(|chain| &chain.config);
-        let is_member = config.is_some_and(|config| config.has(own));
         let known = [
-            config.map(|config| config.id),
+            replica.chain.as_ref().map(|chain| chain.config.id),
             replica.held.map(|held| held.id),
         ];
         let follows = known.contains(&Some(id)) || self.routes.is_owner(p, from, id);
-        if follows && !is_member && !replica.is_filled(now) {
+        if follows && !self.is_member(p) && !replica.is_filled(now) {
             self.clear(p);
             self.let_go(p);
         }

@@ -144,12 +144,9 @@ impl Shard {
             self.held_in_vain(p, config);
             return false;
         }
+        let was_member = self.is_member(p);
         let replica = self.replica(p);
         let before = replica.chain.as_ref().map(|chain| chain.config.id);
-        let was_member = replica
-            .chain
-            .as_ref()
-            .is_some_and(|chain| chain.config.has(own));
         match &mut replica.chain {
             None => replica.chain = Some(Chain::new(config.clone())),
             Some(chain) => {

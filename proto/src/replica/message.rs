@@ -305,7 +305,7 @@ pub enum Body {
     },
     /// You have been found equal, and count again (rule 8).
     Vouch,
-    /// I am no member any more: may I drop what I have?
+    /// What became of this configuration? And may I drop what I have, if I am no member?
     MayForget {
         /// It is a member, and asks what became of its configuration.
         member: bool,

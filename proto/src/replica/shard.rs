@@ -406,6 +406,12 @@ impl Shard {
         self.replicas.get(&partition)?.chain.as_ref()
     }
 
+    /// Whether the configuration that is installed here names this node.
+    pub(super) fn is_member(&self, partition: PartitionId) -> bool {
+        self.chain(partition)
+            .is_some_and(|chain| chain.config.has(self.own))
+    }
+
     pub(super) fn emit(&mut self, output: Output) {
         self.outputs.push_back(output);
     }

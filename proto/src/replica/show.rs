@@ -154,7 +154,7 @@ impl Shard {
         if replica.filled_by.is_some() {
             return ("filling", "a copy is being made here".to_owned());
         }
-        if replica.held.is_some_and(|held| !held.lost) {
+        if replica.held_whole().is_some() {
             let reason = "kept until it is known whether the next configuration counts on it";
             return ("elsewhere", reason.to_owned());
         }

@@ -12,10 +12,10 @@
 //! ```
 //!
 //! A deletion that is forgotten too early lets an older value come back, from a replica that had
-//! not heard of it. So the grace begins when every member has confirmed that it is equal, nothing is dropped while any
-//! node is away that may come back, or somebody may be there whom this branch went on without, and a former member that was last known to be equal longer ago
-//! than the grace begins anew when it is filled (rule A5). A member is never emptied: while one is
-//! not equal nothing is dropped.
+//! not heard of it. So the grace begins when every member has confirmed that it is equal, nothing is
+//! dropped while any node is away that may come back, or somebody may be there whom this branch went on
+//! without, and a former member that was last known to be equal longer ago than the grace begins anew
+//! when it is filled (rule A5). A member is never emptied: while one is not equal nothing is dropped.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -259,7 +259,9 @@ impl Shard {
             return false;
         };
         let config = replica.chain.as_ref().map(|chain| &chain.config);
-        let forked = config.is_some_and(|it| it.ancestors.iter().any(|last| !last.over));
+        if config.is_none_or(|config| config.ancestors.iter().all(|last| last.over)) {
+            return false;
+        }
         let asks = self.config.timing.forget;
         let lately = |at: Option<Time>| at.is_some_and(|at| self.now.time < at + asks * 2);
         // In a larger cluster having no stream says nothing.
@@ -268,7 +270,7 @@ impl Shard {
         let small = view.peers.values().filter(takes_part).count() <= MESH_LIMIT;
         let cut_off = |peer: &Peer| peer.stream.is_none() && peer.standing != Standing::Gone;
         let unheard = small && view.peers.values().any(cut_off);
-        forked && (unheard || lately(self.sweep.met) || lately(replica.left_behind))
+        unheard || lately(self.sweep.met) || lately(replica.left_behind)
     }
 
     /// Somebody can be heard who could not before.
