@@ -143,10 +143,11 @@ impl Store for Gathering {
         bytes: usize,
     ) -> Result<Page, StoreError> {
         let page = self.committed()?.page(partition, after, limit, bytes)?;
-        self.state
-            .borrow_mut()
-            .places
-            .paged(partition, after, &page);
+        // Where nothing is asked for, nothing is not the end.
+        if limit > 0 {
+            let mut state = self.state.borrow_mut();
+            state.places.paged(partition, after, &page);
+        }
         Ok(page)
     }
 

@@ -158,6 +158,27 @@ fn gathering(engine: &Engine, recent: usize) -> Gathering {
     store
 }
 
+/// A page of no entries is empty wherever the partition ends.
+#[test]
+fn a_page_of_nothing_tells_nothing() {
+    let place = Place {
+        partition: 0,
+        bucket: 0,
+        key: Bytes::new(),
+    };
+    let batch = Batch {
+        entries: vec![(place, Some(Entry::tombstone(Version::default())))],
+        ..Batch::default()
+    };
+    let steps = vec![
+        Step::Write(batch.clone()),
+        Step::Kill,
+        Step::Page(0, None, 0, 0),
+        Step::Write(batch),
+    ];
+    run(steps, |engine| gathering(engine, 0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 500, ..ProptestConfig::default() })]
 
