@@ -61,8 +61,13 @@ impl Shard {
             .count();
         let all_asked = unequal.iter().all(|member| self.is_gone(*member));
         // Nobody makes members of a closed branch equal any more, and any of them is asked for what it had.
-        let most_do = strict && !forks && next.closed_into.is_none();
-        let heard = all_asked || (most_do && self.majority_is_merged(p, &unequal));
+        let most_do = strict && !forks && next.closed_into.is_none() && !self.omits_majority();
+        // Strict: one that promised and is gone since may be the only one here that has what was acknowledged.
+        let heard = if most_do {
+            self.majority_is_merged(p, &unequal)
+        } else {
+            all_asked
+        };
         if omit || (heard && equal >= next.majority()) {
             return self.ask_to_accept(p, next, forks);
         }

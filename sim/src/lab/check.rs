@@ -156,12 +156,14 @@ impl Lab {
     }
 }
 
+/// How often what is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// Everything is whole again: waits until all has come together, at most so long, and looks what is
 /// there then. Says how long it took.
 pub fn at_rest(lab: &mut Lab, patience: Duration) -> Option<Duration> {
     let since = lab.now();
-    let look_every = Duration::from_millis(50);
-    let settled = lab.run_until(patience, look_every, |lab| {
+    let settled = lab.run_until(patience, LOOK_EVERY, |lab| {
         placement::missing(lab).is_none()
     });
     if !settled && let Some(text) = placement::missing(lab) {
@@ -172,10 +174,10 @@ pub fn at_rest(lab: &mut Lab, patience: Duration) -> Option<Duration> {
     let took = lab.now().saturating_since(since);
     // What clients asked last may wait for its time to be over, or be done yet.
     let open = |lab: &mut Lab| lab.clients.is_waiting() || placement::missing(lab).is_some();
-    lab.run_until(Duration::from_secs(10), look_every, |lab| !open(lab));
+    lab.run_until(Duration::from_secs(10), LOOK_EVERY, |lab| !open(lab));
     read_all(lab);
     // An owner may have been followed by another while that was read; what is looked at is at rest.
-    lab.run_until(Duration::from_secs(10), look_every, |lab| {
+    lab.run_until(Duration::from_secs(10), LOOK_EVERY, |lab| {
         placement::missing(lab).is_none()
     });
     let mut found: Vec<(&'static str, String)> = Vec::new();
@@ -212,7 +214,10 @@ fn read_all(lab: &mut Lab) {
         if unread.is_empty() {
             return;
         }
-        // Some may think yet that others have failed, and take over from them.
+        // Some may think yet that others have failed, and take over from them, or wait for them.
+        lab.run_until(Duration::from_secs(10), LOOK_EVERY, |lab| {
+            !lab.somebody_is_mistaken()
+        });
         lab.run(Duration::from_millis(500));
     }
     for key in unread {

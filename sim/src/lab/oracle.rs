@@ -137,6 +137,20 @@ impl Lab {
         self.notice(observer, subject, Sight::Is(Standing::Living), 10..400);
     }
 
+    /// Whether a node thinks that another has failed, which lives and can be reached.
+    pub fn somebody_is_mistaken(&self) -> bool {
+        let living = self.living();
+        let sees_failed = |observer: NodeIndex, subject: NodeIndex| {
+            let sight = self.nodes[observer].sights.0.get(&subject);
+            sight.is_some_and(|sight| sight.shown() == Standing::Failed)
+        };
+        living.iter().any(|observer| {
+            living.iter().any(|subject| {
+                sees_failed(*observer, *subject) && self.network.reaches(*observer, *subject)
+            })
+        })
+    }
+
     fn notice(
         &mut self,
         observer: NodeIndex,
