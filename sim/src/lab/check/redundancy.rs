@@ -26,6 +26,7 @@ pub(super) fn acknowledged(lab: &mut Lab, operation: &Operation) {
     if let Some(needed) = needed
         && copies < needed
         && !a_disk_was_lost(lab)
+        && !was_forgotten(lab, operation, version)
     {
         let key = &operation.key;
         lab.object(
@@ -131,6 +132,21 @@ fn may_be_deleted(lab: &Lab, key: &Bytes) -> bool {
     let history = lab.clients.history.iter();
     let mut deletions = history.filter(|it| it.key == *key && it.asked == Asked::Delete);
     deletions.any(|it| matches!(it.result, Ended::Open | Ended::Unknown(_)))
+}
+
+// Whether an answer was so long under way that a deletion after that write may have been forgotten since, and
+// the write with it: nothing is promised of what was replaced.
+fn was_forgotten(lab: &Lab, write: &Operation, version: Version) -> bool {
+    if lab.now().saturating_since(write.began) < lab.setup.tombstone_grace {
+        return false;
+    }
+    let history = lab.clients.history.iter();
+    let mut deletions = history.filter(|it| it.key == write.key && it.asked == Asked::Delete);
+    deletions.any(|it| match &it.result {
+        Ended::Done(told) => told.applied && told.version.is_none_or(|it| it > version),
+        Ended::Open | Ended::Unknown(_) => true,
+        Ended::Refused(_) => false,
+    })
 }
 
 fn copies(lab: &Lab, key: &Bytes, version: Version) -> usize {
