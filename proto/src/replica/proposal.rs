@@ -361,6 +361,13 @@ impl Shard {
             }
             Rejection::Forked(_) | Rejection::Diverged(_) => {
                 proposal.mute.insert(from, Mute::Elsewhere);
+                let merging = matches!(proposal.phase, Phase::Merging { .. });
+                let purpose = proposal.purpose;
+                // It has promised, and left since: it gives nothing of what it has any more, nor accepts
+                // anything. So it never counted (rule A1).
+                if proposal.promised.remove(&from).is_some() && merging {
+                    return self.propose(p, purpose);
+                }
                 self.proposal_goes_on(p);
             }
             Rejection::Learner => {
