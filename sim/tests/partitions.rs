@@ -190,6 +190,7 @@ fn random_seeds_pass_in_strict_clusters() {
 /// not told of it. 8522: two owners heard of each other from others only. 2048: a branch was still to be joined.
 /// 2075189: the lab's own: an answer came so late that a deletion after it was forgotten.
 /// 2036704: a member that had promised went on alone before it was asked for what it had.
+/// 2086418: branches closed into one of which all members had gone on, one of them its owner.
 #[test]
 fn seeds_that_failed_once_pass() {
     passes(
@@ -204,6 +205,7 @@ fn seeds_that_failed_once_pass() {
         [
             129, 188, 438, 453, 505, 516, 595, 722, 751, 952, 1044, 1084, 1133, 1233, 1362, 2048,
             3073, 3082, 3989, 6148, 8506, 8522, 8955, 9384, 1000695, 1006962, 2075189, 2036704,
+            2086418,
         ],
         Consistency::Available,
     );

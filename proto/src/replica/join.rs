@@ -121,7 +121,8 @@ impl Shard {
             self.timers.set_by(Timer::Partition(p), at);
             return false;
         }
-        if rival.id > config.id {
+        let nobody_serves_it = self.has_its_owner(p, &rival);
+        if rival.id > config.id && !nobody_serves_it {
             self.counters_up("branches_given_up");
             if self.omits(Omit::ChosenClose) {
                 let closed = config.closed(config.members.clone(), rival.id.branch);
@@ -143,9 +144,28 @@ impl Shard {
         }
         owner.told_rival = Some(now);
         self.replica(p).rival = None;
-        let body = Body::Install(Box::new(config.clone()));
-        self.tell(rival.owner(), p, config.id, body, None);
+        let mut told = vec![rival.owner()];
+        if nobody_serves_it {
+            told = rival.members;
+            told.retain(|member| *member != self.own);
+        }
+        for member in told {
+            let body = Body::Install(Box::new(config.clone()));
+            self.tell(member, p, config.id, body, None);
+        }
         false
+    }
+
+    // Whether the owner of a rival is in this node's branch: it never serves the other one, and nobody could
+    // join anything into that. Whoever else is named there goes on without it, or has a branch of its own.
+    fn has_its_owner(&self, p: PartitionId, rival: &Configuration) -> bool {
+        let owner = rival.owner();
+        let Some(replica) = self.replicas.get(&p) else {
+            return false;
+        };
+        let installed = replica.owner.as_ref().map(|own| &own.installed);
+        let is_here = installed.is_some_and(|it| it.contains(&owner));
+        is_here && !replica.went_on.contains(&owner)
     }
 
     /// A closed branch waits to be joined: its first living member tells the keeper. The others do so
