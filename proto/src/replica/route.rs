@@ -141,10 +141,11 @@ impl Shard {
         }
     }
 
-    /// This node owns it now: everybody is told, with the next flush.
+    /// This node serves it now: everybody is told, with the next flush.
     pub(super) fn announce(&mut self, p: PartitionId, config: &Configuration) {
         self.learn_route(p, config);
         self.routes.fresh.insert(p);
+        self.look_for_rival(p);
     }
 
     pub(super) fn announce_routes(&mut self) {
@@ -213,6 +214,22 @@ impl Shard {
         }
     }
 
+    // Others may have told of another owner before this node was one, and say nothing any more once all
+    // tables are the same.
+    fn look_for_rival(&mut self, p: PartitionId) {
+        if let Some(route) = self.routes.get(p).cloned() {
+            self.is_it_a_rival(&route);
+        }
+    }
+
+    fn look_for_rivals(&mut self, owned_by: impl Fn(NodeId) -> bool) {
+        let said = self.replicas.keys().copied();
+        let said = said.filter(|p| self.routes.owner(*p).is_some_and(&owned_by));
+        for p in said.collect::<Vec<PartitionId>>() {
+            self.look_for_rival(p);
+        }
+    }
+
     pub(super) fn greet_with_routes(&mut self, peer: NodeId) {
         let digests = self
             .groups()
@@ -220,6 +237,8 @@ impl Shard {
             .map(|group| (group, self.routes.digest(group)));
         let digests = digests.collect();
         self.send(peer, Message::RoutesDigest(digests));
+        // What was said to it of this may have been lost with the stream before.
+        self.look_for_rivals(|owner| owner == peer);
     }
 
     /// The asker gets the routes of all groups of which it knows others.
@@ -242,6 +261,8 @@ impl Shard {
             self.greet_with_clock(peer);
             self.greet_with_routes(peer);
         }
+        // What was said to another owner may have come to nothing.
+        self.look_for_rivals(|_owner| true);
         let at = self.now.time + self.config.timing.routes;
         self.timers.set(Timer::Routes, at);
     }
