@@ -183,6 +183,21 @@ impl Assignment {
         all.filter(|other| *other != id).collect()
     }
 
+    /// The same copies, but none of these nodes owns a partition of which another keeps a copy: the
+    /// first of the others comes first there, and the owner last. Where none of these owns anything the
+    /// order stays, since each other order would be a change of its own.
+    #[must_use]
+    pub fn owned_by_others(&self, stopping: &BTreeSet<NodeId>) -> Self {
+        let mut members = self.members.clone();
+        for list in members.chunks_exact_mut(self.copies.max(1)) {
+            if let Some(heir @ 1..) = list.iter().position(|id| !stopping.contains(id)) {
+                list[..=heir].rotate_right(1);
+                list[1..].rotate_left(1);
+            }
+        }
+        Self::new(self.partitions, self.copies, members)
+    }
+
     /// Every partition with its list.
     pub fn iter(&self) -> impl Iterator<Item = (PartitionId, &[NodeId])> {
         (0..self.partitions).map(|partition| (partition, self.members(partition)))

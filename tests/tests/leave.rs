@@ -9,19 +9,25 @@ use kith_tests::{
 #[test]
 fn a_node_that_is_stopped_says_that_it_will_be_back() {
     let cluster = cluster::of(5).start();
+    cluster.expect_healthy();
     let marks = cluster.marks();
     cluster.node(2).signal(Signal::TERM);
     assert_eq!(cluster.node(2).process().expect_code(), 0);
     expect_left(&cluster, 2, &marks, true);
+    expect_all_handed_over(&cluster, 2);
 }
 
 #[test]
 fn interrupting_is_stopping() {
     let cluster = cluster::of(3).start();
+    // Copies that are still being made cannot be handed over.
+    cluster.expect_healthy();
     let marks = cluster.marks();
     cluster.node(0).signal(Signal::INT);
     assert_eq!(cluster.node(0).process().expect_code(), 0);
     expect_left(&cluster, 0, &marks, true);
+    // Here every node has a copy of everything, the one that stops included.
+    expect_all_handed_over(&cluster, 0);
 }
 
 #[test]
@@ -51,6 +57,7 @@ fn a_node_that_left_over_http_comes_back_as_a_member() {
 #[test]
 fn when_all_stop_at_once_none_hangs_and_none_complains() {
     let cluster = cluster::of(5).start();
+    cluster.expect_healthy();
     let marks = cluster.marks();
     for node in cluster.nodes() {
         node.signal(Signal::TERM);
@@ -59,6 +66,9 @@ fn when_all_stop_at_once_none_hangs_and_none_complains() {
         assert_eq!(node.process().expect_code(), 0);
     }
     cluster.forbid_everywhere(&marks, &["member_failed"]);
+    for index in 0..5 {
+        expect_all_handed_over(&cluster, index);
+    }
 }
 
 #[test]
@@ -66,6 +76,12 @@ fn a_node_that_is_alone_stops() {
     let cluster = cluster::of(1).start();
     cluster.node(0).signal(Signal::TERM);
     assert_eq!(cluster.node(0).process().expect_code(), 0);
+}
+
+/// Whoever stops gives away what it owns, and is not given it back; where all stop nobody waits.
+fn expect_all_handed_over(cluster: &Cluster, index: usize) {
+    let text = cluster.node(index).process().log().text();
+    assert!(!text.contains("not all partitions"), "{text}");
 }
 
 /// Every other node hears that the node left, and nothing worse of anybody.

@@ -121,10 +121,11 @@ impl Driver {
         if self.departure.is_some() || !self.is_wanted_elsewhere(returning) {
             return false;
         }
+        let limit = self.core.config().timing.leave;
         let patience = if returning {
-            HAND_OVER
+            HAND_OVER.min(limit)
         } else {
-            self.core.config().timing.leave
+            limit
         };
         self.departure = Some(Departure {
             returning,
@@ -145,7 +146,7 @@ impl Driver {
             .core
             .table()
             .living_others()
-            .any(|entry| entry.status() == Status::Alive);
+            .any(|entry| entry.status() == Status::Alive && !entry.is_stopping());
         held > 0 && living
     }
 

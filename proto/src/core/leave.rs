@@ -41,16 +41,20 @@ pub(super) struct Leaving {
 }
 
 impl Core {
-    /// Partitions are handed over first; for good, others shall place nothing here any more.
+    /// Partitions are handed over first; for good, others shall place nothing here any more. Who
+    /// will be back says so, too: others would give back what they are handed.
     pub(super) fn depart(&mut self, now: Time, returning: bool) {
         if !matches!(self.phase, Phase::Active) {
             return;
         }
         self.partition_view.departing = true;
-        if !returning {
-            self.change_own_record(now, |record| record.phase = RecordPhase::Leaving);
-            self.place_soon(now);
-        }
+        self.change_own_record(now, |record| {
+            record.phase = match returning {
+                true => RecordPhase::Stopping,
+                false => RecordPhase::Leaving,
+            };
+        });
+        self.place_soon(now);
     }
 
     pub(super) fn leave(&mut self, now: Time, returning: bool) {

@@ -245,7 +245,7 @@ impl Core {
                     who,
                     by: by.clone(),
                 }),
-                RecordPhase::Active | RecordPhase::Leaving => {}
+                RecordPhase::Active | RecordPhase::Leaving | RecordPhase::Stopping => {}
             }
         }
         self.detector.set_cluster_size(self.living());

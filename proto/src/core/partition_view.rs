@@ -2,9 +2,14 @@
 //! copies.
 //!
 //! Placement for partitions has patience: who failed, or stopped and will be back, keeps its
-//! places for a while, since a quick restart only has to catch up on differences.
+//! places for a while, since a quick restart only has to catch up on differences. While it hands
+//! over before it stops, a backup is wanted as the owner, or it would be given back what it gives.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{Core, Phase};
 use crate::{
@@ -27,6 +32,7 @@ const OWN: Option<StreamId> = Some(StreamId(0));
 pub(super) struct Last {
     told: BTreeMap<NodeId, (Standing, Option<StreamId>)>,
     placed: Vec<Placed>,
+    stopping: BTreeSet<NodeId>,
     leaving: bool,
     pub(super) departing: bool,
 }
@@ -49,6 +55,7 @@ impl Core {
         let leaving = self.partition_view.departing || matches!(self.phase, Phase::Leaving(_));
         let mut told = BTreeMap::new();
         let mut placed = Vec::new();
+        let mut stopping = BTreeSet::new();
         for entry in self.table.iter() {
             let Some(standing) = standing(entry) else {
                 continue;
@@ -56,6 +63,9 @@ impl Core {
             let id = entry.identity.id;
             let stream = if id == own { OWN } else { entry.stream };
             told.insert(id, (standing, stream));
+            if standing == Standing::Living && entry.is_stopping() {
+                stopping.insert(id);
+            }
             let keeps_place = match standing {
                 Standing::Living => true,
                 Standing::Failed => now < entry.since + repair_delay,
@@ -71,16 +81,22 @@ impl Core {
             }
         }
         let last = &mut self.partition_view;
-        if last.told == told && last.placed == placed && last.leaving == leaving {
+        let same = last.told == told && last.placed == placed && last.stopping == stopping;
+        if same && last.leaving == leaving {
             return None;
         }
         last.told.clone_from(&told);
         last.placed.clone_from(&placed);
+        last.stopping.clone_from(&stopping);
         last.leaving = leaving;
         let target = self
             .ring
             .placer()
             .assign(placed, settings.partitions, settings.copies);
+        let target = match stopping.is_empty() {
+            true => target,
+            false => Arc::new(target.owned_by_others(&stopping)),
+        };
         let peers = told.into_iter().map(|(id, (standing, stream))| {
             let name = self.table.name_of(id);
             (

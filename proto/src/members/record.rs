@@ -29,6 +29,8 @@ pub enum Phase {
         /// The name of the member through which it was done.
         by: String,
     },
+    /// It hands over what it owns, because it will stop, and be back.
+    Stopping,
 }
 
 /// What a node tells about itself. Nothing in it changes while nothing happens.

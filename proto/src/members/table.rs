@@ -179,10 +179,16 @@ impl Entry {
             )
     }
 
-    /// Whether partitions are placed on it.
+    /// Whether partitions are placed on it. Who stops and will be back keeps its places.
     pub fn takes_part(&self) -> bool {
-        let active = |record: &Record| record.phase == Phase::Active;
+        let active = |record: &Record| matches!(record.phase, Phase::Active | Phase::Stopping);
         self.is_living() && self.current_record().is_some_and(active)
+    }
+
+    /// Whether it is about to stop for a while: it should own nothing meanwhile.
+    pub fn is_stopping(&self) -> bool {
+        self.current_record()
+            .is_some_and(|record| record.phase == Phase::Stopping)
     }
 
     /// Its name, or its id while no record is known.

@@ -282,6 +282,25 @@ fn nothing_is_copied_where_every_node_has_everything() {
 }
 
 #[test]
+fn who_stops_owns_nothing_and_keeps_its_copies() {
+    let ids = [1, 2, 3, 4, 5, 6].map(NodeId);
+    let assignment = Assignment::new(2, 3, ids.to_vec());
+    let after = |stopping: &[NodeId]| {
+        let after = assignment.owned_by_others(&stopping.iter().copied().collect());
+        assert_eq!(after.members(1), &ids[3..], "nobody there stops");
+        after.members(0).iter().map(|id| id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(after(&ids[..1]), [2, 3, 1]);
+    assert_eq!(
+        after(&ids[1..3]),
+        [1, 2, 3],
+        "it is not the owner that stops"
+    );
+    assert_eq!(after(&ids[..2]), [3, 2, 1]);
+    assert_eq!(after(&ids[..3]), [1, 2, 3], "nobody else has a copy");
+}
+
+#[test]
 fn nobody_is_asked_for_nothing() {
     let peers = Numbers(12).peers(3, Weights::Equal, 0);
     let none = Assignment::empty(16);
