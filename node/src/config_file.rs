@@ -22,7 +22,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use kith_proto::{config::Config, kv::request::Ack, replica::host::SyncMode, wire::keyring::Key};
+use kith_proto::{
+    config::{ClusterSettings, Config, Consistency},
+    kv::request::Ack,
+    replica::host::SyncMode,
+    wire::keyring::Key,
+};
 
 use crate::{
     api::{resp::RespMoved, token::Token},
@@ -59,8 +64,9 @@ pub struct Settings {
     pub resp_ack: Ack,
     /// How many threads run partitions.
     pub shards: u16,
-    /// When data reaches the disk.
-    pub sync: Sync,
+    /// When data reaches the disk; `None` leaves it to the cluster's consistency, which only its
+    /// founder is told.
+    pub sync: Option<Sync>,
     /// Where it keeps its state; `None` keeps nothing.
     pub data_dir: Option<PathBuf>,
     /// The cluster key.
@@ -77,8 +83,50 @@ pub struct Settings {
     pub log: String,
     /// All settings with their values in force, secrets left out.
     pub effective: Layer,
+    /// What was given of what only a cluster's first node decides.
+    pub founding: Founding,
     /// What an operator should be told once there is a log.
     pub warnings: Vec<String>,
+}
+
+/// What is fixed when a cluster is founded, as far as it was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Founding {
+    /// `--cluster`.
+    pub cluster: Option<String>,
+    /// `--consistency`.
+    pub consistency: Option<Consistency>,
+    /// `--partitions`.
+    pub partitions: Option<u32>,
+    /// `--copies`.
+    pub copies: Option<u32>,
+}
+
+impl Founding {
+    /// What was given and is not so in the cluster that the node is in: it has no effect.
+    #[must_use]
+    pub fn without_effect(&self, cluster: &str, settings: &ClusterSettings) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut compare = |setting: &str, given: Option<String>, fixed: String| {
+            if let Some(given) = given.filter(|given| *given != fixed) {
+                found.push(format!(
+                    "{setting} {given} has no effect: this cluster was founded with {fixed}"
+                ));
+            }
+        };
+        let word = |consistency| match consistency {
+            Consistency::Available => "available".to_owned(),
+            Consistency::Strict => "strict".to_owned(),
+        };
+        compare("cluster", self.cluster.clone(), cluster.to_owned());
+        let consistency = self.consistency.map(word);
+        compare("consistency", consistency, word(settings.consistency));
+        let partitions = self.partitions.map(|partitions| partitions.to_string());
+        compare("partitions", partitions, settings.partitions.to_string());
+        let copies = self.copies.map(|copies| copies.to_string());
+        compare("copies", copies, settings.copies.to_string());
+        found
+    }
 }
 
 /// Where settings come from.
@@ -183,7 +231,7 @@ impl Settings {
     /// How the node keeps partitions.
     pub fn partitions(&self) -> PartitionOptions {
         PartitionOptions {
-            sync: Some(match self.sync {
+            sync: self.sync.map(|sync| match sync {
                 Sync::Always => SyncMode::Always,
                 Sync::Interval => SyncMode::Interval,
                 Sync::Never => SyncMode::Never,

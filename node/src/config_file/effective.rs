@@ -29,7 +29,7 @@ pub(super) fn layer(settings: &Settings, given: &Layer) -> Layer {
         resp_ack: Some(settings.resp_ack),
         max_value: Some(Size(settings.max_value)),
         shards: Some(u32::from(settings.shards)),
-        sync: Some(settings.sync),
+        sync: settings.sync,
         seeds: (!seeds.is_empty()).then_some(seeds),
         expect: core.expect,
         data_dir: settings.data_dir.clone(),

@@ -71,7 +71,7 @@ pub struct Layer {
     /// or two clusters could come to be (1 to 1000)
     #[arg(long, value_name = "N", value_parser = parse_whole)]
     pub expect: Option<u32>,
-    /// Where the node keeps its id and what it knows
+    /// Where the node keeps its id, what it knows, and its copies of keys and values
     /// [default: $XDG_DATA_HOME/kith/NAME, that is ~/.local/share/kith/NAME]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -137,7 +137,7 @@ pub struct Layer {
     pub shards: Option<u32>,
     /// When data reaches the disk: before it is acknowledged, every 100 ms, or when the system
     /// likes; what is later can be lost when the machine (not the process) stops
-    /// [default: interval; always with --consistency strict]
+    /// [default: interval; always in strict clusters]
     #[arg(
         long,
         value_name = "always|interval|never",

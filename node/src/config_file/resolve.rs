@@ -8,15 +8,15 @@ use std::{
 };
 
 use kith_proto::{
-    config::{Config, Consistency, Detection, Timing},
+    config::{Config, Detection, Timing},
     id::NodeId,
     kv::MAX_VALUE,
     wire::keyring::Key,
 };
 
 use super::{
-    GOSSIP_PORT, HTTP_PORT, RESP_PORT, Settings, SettingsError, effective,
-    layer::{Layer, Origin, Origins, Sync, TimingLayer},
+    Founding, GOSSIP_PORT, HTTP_PORT, RESP_PORT, Settings, SettingsError, effective,
+    layer::{Layer, Origin, Origins, TimingLayer},
     read,
     values::parse_seed,
     warn_if_others_can_read,
@@ -56,10 +56,6 @@ impl Resolver {
         for (address, by) in [(http, "over HTTP"), (resp, "with a Redis client")] {
             self.refuse_open(address, by, token.is_some(), insecure)?;
         }
-        let sync = self.all.sync.unwrap_or(match core.settings.consistency {
-            Consistency::Available => Sync::Interval,
-            Consistency::Strict => Sync::Always,
-        });
         if listen.ip().is_loopback() {
             let elsewhere = |seed: &&String| host_ip(seed).is_some_and(|ip| !ip.is_loopback());
             if let Some(seed) = core.seeds.iter().find(elsewhere) {
@@ -79,7 +75,7 @@ impl Resolver {
             resp_ack: self.all.resp_ack.unwrap_or_default(),
             max_value,
             shards,
-            sync,
+            sync: self.all.sync,
             data_dir,
             key,
             certificates,
@@ -88,6 +84,12 @@ impl Resolver {
             log_format: self.all.log_format.unwrap_or_default(),
             log: self.all.log.clone().unwrap_or_else(|| "info".to_owned()),
             effective: Layer::default(),
+            founding: Founding {
+                cluster: self.all.cluster.clone(),
+                consistency: self.all.consistency,
+                partitions: self.all.partitions,
+                copies: self.all.copies,
+            },
             warnings: self.warnings,
         };
         settings.effective = effective::layer(&settings, &self.all);

@@ -98,8 +98,8 @@ fn defaults_are_those_of_the_interface_description() {
     assert_eq!(settings.http.to_string(), "127.0.0.1:7402");
     assert_eq!(settings.resp.to_string(), "127.0.0.1:7401");
     assert_eq!(
-        (settings.max_value, settings.sync),
-        (16 << 20, Sync::Interval)
+        (settings.max_value, settings.partitions().sync),
+        (16 << 20, None)
     );
     assert_eq!(settings.core.advertise, settings.listen);
     assert_eq!(settings.core.timing, Timing::default());
@@ -333,12 +333,43 @@ fn a_node_that_only_listens_to_itself_is_told_when_its_seed_is_elsewhere() {
 }
 
 #[test]
-fn strict_clusters_write_to_disk_first_unless_told_otherwise() {
-    use kith_proto::config::Consistency;
+fn when_data_reaches_the_disk_is_the_clusters_affair_unless_told_otherwise() {
+    use kith_proto::{config::Consistency, replica::host::SyncMode};
+    // Only the founder is told the consistency: who joins a strict cluster keeps its promise, too.
     let strict = |flags: &mut Layer| flags.consistency = Some(Consistency::Strict);
-    assert_eq!(Case::new().flags(strict).load().sync, Sync::Always);
+    assert_eq!(Case::new().load().partitions().sync, None);
+    assert_eq!(Case::new().flags(strict).load().partitions().sync, None);
     let never = Case::new()
         .flags(strict)
         .flags(|f| f.sync = Some(Sync::Never));
-    assert_eq!(never.load().sync, Sync::Never);
+    assert_eq!(never.load().partitions().sync, Some(SyncMode::Never));
+}
+
+#[test]
+fn what_only_founders_decide_is_told_to_have_no_effect_elsewhere() {
+    use kith_proto::config::{ClusterSettings, Consistency};
+    let fixed = ClusterSettings {
+        partitions: 64,
+        copies: 3,
+        consistency: Consistency::Strict,
+    };
+    let told = |case: Case| case.load().founding.without_effect("shop", &fixed);
+    assert_eq!(told(Case::new()), Vec::<String>::new());
+    let same = Case::new().flags(|flags| {
+        flags.cluster = Some("shop".to_owned());
+        flags.consistency = Some(Consistency::Strict);
+        flags.partitions = Some(64);
+    });
+    assert_eq!(told(same), Vec::<String>::new());
+    let other = Case::new().flags(|flags| {
+        flags.consistency = Some(Consistency::Available);
+        flags.copies = Some(5);
+    });
+    assert_eq!(
+        told(other),
+        [
+            "consistency available has no effect: this cluster was founded with strict",
+            "copies 5 has no effect: this cluster was founded with 3"
+        ]
+    );
 }
