@@ -43,7 +43,7 @@ pub(crate) fn agent(core: &Core, host: &Host) -> AgentView {
         version: config.software.clone(),
         pid: std::process::id(),
         phase: core.phase_name().to_owned(),
-        cluster: config.cluster.clone(),
+        cluster: cluster_name(core),
         cluster_id: cluster.map(|cluster| cluster.id),
         settings: cluster.map_or(config.settings, |cluster| cluster.settings),
         gossip: config.advertise,
@@ -216,16 +216,19 @@ pub(crate) fn status(core: &Core, topology: &Topology) -> StatusView {
             lost.join(", ")
         ));
     } else if under_replicated > 0 {
+        let why = match core.living() {
+            1 => "this node is alone".to_owned(),
+            living if living < wanted => format!("only {living} members take part"),
+            _ => "they are made, or members are waited for that may come back".to_owned(),
+        };
         problems.push(format!(
-            "{under_replicated} partitions have fewer than the {wanted} copies wanted: \
-             {} members take part",
-            core.living()
+            "{under_replicated} partitions have fewer than the {wanted} copies wanted: {why}"
         ));
     }
     StatusView {
         healthy: problems.is_empty(),
         problems,
-        cluster: core.config().cluster.clone(),
+        cluster: cluster_name(core),
         cluster_id: core.cluster().map(|cluster| cluster.id),
         members,
         partitions: usize::from(settings.partitions),
@@ -245,6 +248,12 @@ pub(crate) fn stopping(core: &Core, member: &str) -> Option<Stopping> {
         living: living.map(|entry| entry.identity.id).collect(),
         strict: settings(core).consistency == Consistency::Strict,
     })
+}
+
+/// The name of the cluster it is in, or of the one that it is to join or to found.
+fn cluster_name(core: &Core) -> String {
+    let cluster = core.cluster().map(|cluster| &cluster.name);
+    cluster.unwrap_or(&core.config().cluster).clone()
 }
 
 /// The cluster's, or what a cluster founded here would have.

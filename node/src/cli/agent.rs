@@ -34,7 +34,7 @@ use crate::{
         token::CurrentToken,
     },
     config_file::{
-        Settings, SettingsError, Sources,
+        Founding, Settings, SettingsError, Sources,
         effective::{to_json, to_toml},
         layer::Layer,
     },
@@ -194,6 +194,7 @@ impl Agent<'_> {
             tracing::warn!(target: "kith::settings", "{warning}");
         }
         notify::when_ready(&handle);
+        warn_of_what_has_no_effect(&handle, &self.settings.founding);
         let seeds = &self.settings.core.seeds;
         if !seeds.is_empty() {
             // What comes of it is an event, and may take a while.
@@ -338,6 +339,22 @@ impl Signals {
             () = overdue => Woken::Overdue,
         }
     }
+}
+
+/// What only founders decide is known once the node is a member.
+fn warn_of_what_has_no_effect(handle: &Handle, given: &Founding) {
+    let (handle, given) = (handle.clone(), given.clone());
+    let ready = notify::until_ready(&handle);
+    tokio::spawn(async move {
+        // A node that stops meanwhile has nothing to compare with.
+        if ready.await
+            && let Ok(agent) = handle.agent().await
+        {
+            for text in given.without_effect(&agent.cluster, &agent.settings) {
+                tracing::warn!(target: "kith::settings", "{text}");
+            }
+        }
+    });
 }
 
 fn ended(stop: Stop) -> Outcome {

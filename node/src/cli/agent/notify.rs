@@ -23,20 +23,30 @@ pub(super) fn when_ready(handle: &Handle) {
     if std::env::var_os(VARIABLE).is_none() {
         return;
     }
+    let ready = until_ready(handle);
+    tokio::spawn(async move {
+        if ready.await {
+            tell("READY=1");
+        }
+    });
+}
+
+/// Until the node is a member: false if it stops before.
+pub(super) fn until_ready(handle: &Handle) -> impl Future<Output = bool> + use<> {
     let (past, mut live) = handle.events().since(0);
     let is_ready = |event: &Event| matches!(event, Event::AgentReady { .. });
-    tokio::spawn(async move {
+    async move {
         let mut ready = past.iter().any(|view| is_ready(&view.event));
         while !ready {
             ready = match live.recv().await {
                 Ok(view) => is_ready(&view.event),
                 // Among a thousand others; the worst is that it is told a little early.
                 Err(RecvError::Lagged(_)) => true,
-                Err(RecvError::Closed) => return,
+                Err(RecvError::Closed) => return false,
             };
         }
-        tell("READY=1");
-    });
+        true
+    }
 }
 
 /// Tells that the node is about to stop.
