@@ -88,6 +88,12 @@ pub enum Event {
         waited_ms: u64,
         /// Each seed with what came of it.
         seeds: Vec<String>,
+        /// How many nodes have to list each other before they are a cluster, if that was asked for.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        expect: Option<u32>,
+        /// How many this node lists so far, itself included.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        listed: Option<usize>,
     },
     /// A member that was not known before.
     MemberJoined {

@@ -10,9 +10,10 @@ use axum::{
     http::{Method, StatusCode, Uri},
     middleware,
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
+    routing::{any, delete, get, post},
 };
 use kith_proto::{
+    kv::MAX_KEY,
     output::Answer,
     wire::keyring::{Key, KeyId},
 };
@@ -56,7 +57,13 @@ fn values(max_value: usize) -> Router<App> {
     let of_key = get(kv::get).put(kv::put).delete(kv::delete).post(kv::post);
     Router::new()
         .route("/v1/kv/{*key}", of_key)
+        // No key is empty, and that is another thing than a key that is not there.
+        .route("/v1/kv/", any(empty_key))
         .layer(DefaultBodyLimit::max(max_value))
+}
+
+async fn empty_key() -> Failure {
+    Failure::bad_request(format!("a key has 1 to {MAX_KEY} bytes, this one 0"))
 }
 
 /// The node answers, whatever its state.
@@ -170,8 +177,15 @@ struct RecoverQuery {
 async fn recover(
     State(app): State<App>,
     query: Result<Query<RecoverQuery>, QueryRejection>,
+    body: Result<Bytes, BytesRejection>,
 ) -> Answered<RecoverView> {
     let Query(query) = query?;
+    // Whoever names a partition there means no others.
+    if !body?.is_empty() {
+        return Err(Failure::bad_request(
+            "this takes no body: ?partition=17 names one partition, without it all are meant",
+        ));
+    }
     let partitions = app.handle.recover(query.partition).await?;
     Ok(Json(RecoverView { partitions }))
 }

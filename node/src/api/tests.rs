@@ -79,6 +79,12 @@ fn errors_are_problem_details() {
         ("POST /v1/keys", "{\"action\":\"burn\"}", 400, "burn"),
         ("POST /v1/keys", large.as_str(), 413, "65536"),
         ("DELETE /v1/keys/xyz", "", 400, "xyz"),
+        (
+            "POST /v1/partitions/recover",
+            "{\"partition\":3}",
+            400,
+            "?partition=17",
+        ),
     ] {
         let answer = fake.raw(&format!("{request} {host}"), body);
         assert!(

@@ -1,6 +1,6 @@
 //! `kith recover`.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{AgentAddress, Exit, Outcome, out::Out};
 
@@ -9,16 +9,17 @@ use super::{AgentAddress, Exit, Outcome, out::Out};
 /// missing until they are back; then it is joined, and where both were written the later write
 /// stays and the other is told of.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("which").required(true).args(["partition", "all"]))]
 #[command(after_help = "Examples:\n  \
     kith recover --partition 17     only this one\n  \
     kith recover --all              all that are blocked here\n\n\
     Bring members back instead if you can: `kith ring` tells whom a partition waits for.")]
 pub(super) struct RecoverArgs {
     /// This partition
-    #[arg(long, value_name = "P", required_unless_present = "all")]
+    #[arg(long, value_name = "P")]
     partition: Option<u16>,
     /// Every partition that has been blocked for some seconds and that the agent is a member of
-    #[arg(long, conflicts_with = "partition")]
+    #[arg(long)]
     all: bool,
     #[command(flatten)]
     agent: AgentAddress,
@@ -36,10 +37,34 @@ pub(super) fn run(args: &RecoverArgs, out: &mut Out) -> Outcome {
         ))?;
         return Ok(Exit::Failed);
     }
-    let partitions: Vec<String> = done.iter().map(ToString::to_string).collect();
+    let noun = if done.len() == 1 {
+        "partition"
+    } else {
+        "partitions"
+    };
     out.line(format!(
-        "going on with those that are here: partition {}",
-        partitions.join(", ")
+        "going on with those that are here: {noun} {}",
+        runs(&done)
     ))?;
     Ok(Exit::Done)
+}
+
+/// Numbers in rising order, those that follow each other as `first-last`.
+fn runs(numbers: &[u16]) -> String {
+    let follow = |a: &u16, b: &u16| a.checked_add(1) == Some(*b);
+    let runs = numbers.chunk_by(follow).map(|run| match run {
+        [first, .., last] => format!("{first}-{last}"),
+        _ => run[0].to_string(),
+    });
+    runs.collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn partitions_that_follow_each_other_are_a_run() {
+        assert_eq!(super::runs(&[3]), "3");
+        assert_eq!(super::runs(&[0, 1, 2, 7, 9, 10]), "0-2, 7, 9-10");
+        assert_eq!(super::runs(&[65_534, 65_535]), "65534-65535");
+    }
 }

@@ -224,6 +224,8 @@ impl Core {
                 .iter()
                 .map(|(seed, outcome)| format!("{seed}: {outcome}"))
                 .collect(),
+            expect: self.config.expect,
+            listed: self.config.expect.map(|_| join.expecting.len() + 1),
         };
         self.emit(event);
         self.timers

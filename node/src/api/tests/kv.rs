@@ -96,6 +96,7 @@ fn requests_that_cannot_be_are_problems() {
     assert!(set.to_lowercase().contains("\r\netag: \"1-"), "{set}");
     for (request, status, part) in [
         ("GET /v1/kv/none", 404, "none"),
+        ("GET /v1/kv/", 400, "this one 0"),
         ("DELETE /v1/kv/none", 404, "none"),
         ("GET /v1/kv/a%2", 400, "percent"),
         ("GET /v1/kv/k?ttl=1s", 400, "PUT"),

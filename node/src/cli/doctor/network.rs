@@ -30,11 +30,9 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
     let mut findings = vec![
         transport("udp", listen, udp(listen, settings.core.max_datagram)),
         transport("tcp", listen, tcp(listen)),
-        match TcpListener::bind(settings.http) {
-            Ok(_) => Finding::new("http", Verdict::Ok, format!("{} is free", settings.http)),
-            Err(error) => transport("http", settings.http, Err(error)),
-        },
-        datagrams(settings.core.max_datagram),
+        port("http", settings.http),
+        port("resp", settings.resp),
+        datagrams(settings.core.max_datagram, listen),
     ];
     if settings.core.seeds.is_empty() {
         let text = "none given; --seed HOST:PORT looks whether one can be reached";
@@ -43,6 +41,14 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
     let seeds = settings.core.seeds.iter();
     findings.extend(seeds.map(|seed| reach(seed, settings)));
     findings
+}
+
+/// Of clients.
+fn port(check: &'static str, address: SocketAddr) -> Finding {
+    match TcpListener::bind(address) {
+        Ok(_) => Finding::new(check, Verdict::Ok, format!("{address} is free")),
+        Err(error) => transport(check, address, Err(error)),
+    }
 }
 
 fn transport(check: &'static str, address: SocketAddr, tried: io::Result<()>) -> Finding {
@@ -115,8 +121,11 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Whether datagrams fit the interfaces of this machine. What lies beyond is not seen here.
-fn datagrams(size: usize) -> Finding {
+fn datagrams(size: usize, listen: SocketAddr) -> Finding {
     let finding = |verdict, text| Finding::new("datagrams", verdict, text);
+    if listen.ip().is_loopback() {
+        return finding(Verdict::Ok, format!("{size} bytes; loopback only"));
+    }
     let Ok(interfaces) = fs::read_dir("/sys/class/net") else {
         return finding(
             Verdict::Skip,
