@@ -59,6 +59,9 @@ const FLUSH_AT: usize = 64 << 10;
 const FLUSH_AFTER: Duration = Duration::from_millis(1);
 /// A client that takes nothing for so long is cut off.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Who is refused in the middle of a request may go on sending it for so long, and so many bytes.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_BYTES: usize = 256 << 20;
 /// Room for reading (bytes).
 const READ_ROOM: usize = 16 << 10;
 /// Buffers larger than this are given back once they are empty (bytes).
@@ -95,6 +98,8 @@ pub(super) struct Connection {
     flush: Pin<Box<Sleep>>,
     /// Nothing more is read.
     closing: bool,
+    /// Because a request cannot be understood, of which there may be more to come.
+    refused: bool,
     /// What is counted of the buffer against the limit of all connections (bytes).
     held: usize,
 }
@@ -116,6 +121,7 @@ impl Connection {
             out: Vec::new(),
             flush: Box::pin(sleep(FLUSH_AFTER)),
             closing: false,
+            refused: false,
             held: 0,
             server,
         }
@@ -133,7 +139,11 @@ impl Connection {
             if self.pending.is_empty() {
                 self.write_out().await?;
                 if self.closing {
-                    return self.stream.shutdown().await;
+                    self.stream.shutdown().await?;
+                    return match self.refused {
+                        true => self.linger().await,
+                        false => Ok(()),
+                    };
                 }
             }
             let may_read = !self.closing && self.has_room();
@@ -214,6 +224,32 @@ impl Connection {
     fn refuse_all(&mut self, text: String) {
         self.push(Kind::Connection, 0, State::Ready(Reply::Error(text)));
         self.closing = true;
+        self.refused = true;
+    }
+
+    /// Throws away what a client still sends that has been refused: if the stream were closed before that
+    /// is read, the kernel would break it, and most clients would never see why.
+    async fn linger(&mut self) -> io::Result<()> {
+        self.buffer = BytesMut::new();
+        self.account();
+        let mut left = LINGER_BYTES;
+        let server = Arc::clone(&self.server);
+        let read_out = async {
+            while left > 0 {
+                self.buffer.clear();
+                self.make_room(true);
+                match self.stream.read_buf(&mut self.buffer).await? {
+                    0 => break,
+                    read => left = left.saturating_sub(read),
+                }
+            }
+            Ok(())
+        };
+        tokio::select! {
+            // Who takes longer is cut off.
+            ended = timeout(LINGER, read_out) => ended.unwrap_or(Ok(())),
+            () = server.stop.cancelled() => Ok(()),
+        }
     }
 
     fn push(&mut self, kind: Kind, cost: usize, state: State) {

@@ -50,9 +50,12 @@ pub(super) enum ProtocolError {
     /// Something else than an argument came.
     #[error("expected '$', got '{}'", char::from(*.0).escape_default())]
     NoBulk(u8),
-    /// The length of an argument is none, or too large.
+    /// The length of an argument is none.
     #[error("invalid bulk length")]
     Length,
+    /// An argument is larger than this node takes: its length, and the limit.
+    #[error("invalid bulk length: {0} bytes are more than the {1} allowed")]
+    TooLong(usize, usize),
     /// An argument does not end where it said.
     #[error("expected CRLF after an argument")]
     NoEnd,
@@ -176,7 +179,7 @@ impl Parser {
             };
             let length = usize::try_from(number).map_err(|_negative| ProtocolError::Length)?;
             if length > self.limits.bulk {
-                return Err(ProtocolError::Length);
+                return Err(ProtocolError::TooLong(length, self.limits.bulk));
             }
             self.cost += length + ARG_COST;
             if self.cost > self.limits.total {

@@ -132,7 +132,10 @@ fn what_is_too_much_is_refused_before_it_comes() {
             [b"*".as_slice(), &[b'1'; 40]].concat(),
             ProtocolError::Count,
         ),
-        (b"*1\r\n$1001\r\n".to_vec(), ProtocolError::Length),
+        (
+            b"*1\r\n$1001\r\n".to_vec(),
+            ProtocolError::TooLong(1001, 1000),
+        ),
         (b"*1\r\n$-1\r\n".to_vec(), ProtocolError::Length),
         (b"*1\r\n$+1\r\n".to_vec(), ProtocolError::Length),
         (b"*1\r\n:1\r\n".to_vec(), ProtocolError::NoBulk(b':')),
