@@ -171,10 +171,12 @@ impl Shard {
         id: ConfigId,
         is_member: bool,
     ) {
-        let Some(replica) = self.replicas.get(&p) else {
-            return;
-        };
-        let Some(chain) = &replica.chain else {
+        let replica = self.replicas.get(&p);
+        let Some(chain) = replica.and_then(|replica| replica.chain.as_ref()) else {
+            if is_member {
+                // It names this node as its owner, perhaps, which was never told.
+                self.reject(from, p, id, Attempt::Repair(0), Rejection::NotMember);
+            }
             return;
         };
         let config = chain.config.clone();
@@ -193,7 +195,10 @@ impl Shard {
             // It may have forgotten something, and will not serve again: nobody need have missed it.
             return self.owner_is_elsewhere(p, from);
         }
-        let Some(owner) = &replica.owner else {
+        let Some(replica) = self.replicas.get(&p) else {
+            return;
+        };
+        let (Some(chain), Some(owner)) = (&replica.chain, &replica.owner) else {
             return;
         };
         // A branch that went on alone is made whole first: until then what others keep is all there is beside it.

@@ -302,7 +302,7 @@ impl Shard {
             return;
         };
         let config = &chain.config;
-        if !matches!(why, Rejection::Older(_)) {
+        if !matches!(why, Rejection::Older(_) | Rejection::NotMember) {
             self.need_not_be_told(p, |member| member == from);
         } else if config.has(from) && config.owner() != own && !replica.telling.contains(&from) {
             replica.telling.push(from);
