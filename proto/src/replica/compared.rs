@@ -4,7 +4,7 @@ use super::{
     chain::{ConfigId, Rejection},
     message::{Attempt, Body},
     omit::Omit,
-    session::Awaiting,
+    session::{Awaiting, BYTES_AT_ONCE},
     shard::Shard,
 };
 use crate::{
@@ -83,7 +83,7 @@ impl Shard {
             }
             Body::List { buckets, .. } => self.list(from, p, id, attempt, &buckets),
             Body::Fetch { keys, .. } => {
-                let entries = self.carried(p, &mut keys.into());
+                let entries = self.carried(p, &mut keys.into(), BYTES_AT_ONCE);
                 let body = Body::Entries {
                     attempt,
                     entries,

@@ -105,13 +105,12 @@ impl Shard {
         if !of_this {
             return;
         }
-        let pause = match why {
-            Rejection::Busy => AGAIN / 5,
-            _ => AGAIN,
-        };
         self.drop_change(p);
-        self.replica(p).backoff = Some(now + pause);
-        self.timers.set_by(Timer::Partition(p), now + pause);
+        if *why == Rejection::Busy {
+            self.newcomer_is_busy();
+        }
+        self.replica(p).backoff = Some(now + AGAIN);
+        self.timers.set_by(Timer::Partition(p), now + AGAIN);
     }
 
     // It is not wanted any more, or cannot be: those who made copies for it may stop.

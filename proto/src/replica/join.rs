@@ -25,6 +25,7 @@ use super::{
     message::{Attempt, Body, Carried},
     omit::Omit,
     proposal::Purpose,
+    session::BYTES_AT_ONCE,
     shard::{Shard, Timer},
 };
 use crate::{
@@ -367,7 +368,7 @@ impl Shard {
 
     fn all_anew(&mut self, p: PartitionId, config: &Configuration, mut keys: VecDeque<Bytes>) {
         while !keys.is_empty() {
-            let entries = self.carried(p, &mut keys);
+            let entries = self.carried(p, &mut keys, BYTES_AT_ONCE);
             self.write_anew(p, config, entries);
         }
     }

@@ -8,8 +8,6 @@ use super::{
 };
 use crate::id::{NodeId, PartitionId};
 
-/// Partitions of which this node makes new copies at a time.
-const FILLS_OUT: usize = 4;
 /// Partitions that it changes at a time without making copies.
 const CHANGES: usize = 16;
 
@@ -31,7 +29,7 @@ impl Shard {
         let newcomers = members.iter().any(|member| !config.has(*member));
         let (fills, changes) = self.changes_under_way();
         let full = if newcomers {
-            fills >= self.share(FILLS_OUT)
+            fills >= self.fills_out()
         } else {
             changes >= self.share(CHANGES)
         };
@@ -48,7 +46,7 @@ impl Shard {
     pub(super) fn begin_queued_changes(&mut self) {
         for _ in 0..CHANGES {
             let (fills, changes) = self.changes_under_way();
-            if fills >= self.share(FILLS_OUT) || changes >= self.share(CHANGES) {
+            if fills >= self.fills_out() || changes >= self.share(CHANGES) {
                 return;
             }
             let Some(p) = self.queued_changes.pop_first() else {

@@ -34,7 +34,9 @@ use crate::{
 };
 
 /// Entries sent in one message (bytes), about; one may be longer.
-const BYTES_AT_ONCE: usize = 256 << 10;
+pub(super) const BYTES_AT_ONCE: usize = 256 << 10;
+/// The same while clients wait for whoever sends or stores them.
+const FEW_BYTES_AT_ONCE: usize = 16 << 10;
 
 /// What is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +56,8 @@ pub(super) struct Session {
     pub(super) id: ConfigId,
     pub(super) awaiting: Awaiting,
     sent: Time,
+    /// When entries were sent last.
+    piece: Time,
     /// The root that the last `Compare` carried, and when that was sent.
     root: u64,
     compared: Time,
@@ -103,6 +107,7 @@ impl Shard {
             id,
             awaiting: Awaiting::Comparison,
             sent: self.now.time,
+            piece: self.now.time,
             root,
             compared: self.now.time,
             buckets: VecDeque::new(),
@@ -265,11 +270,16 @@ impl Shard {
         Some(versions)
     }
 
-    /// Entries of a partition, in the order asked for, until they are enough for one message.
-    pub(super) fn carried(&mut self, p: PartitionId, keys: &mut VecDeque<Bytes>) -> Vec<Carried> {
+    /// Entries of a partition, in the order asked for, until they are `enough` (bytes) for one message.
+    pub(super) fn carried(
+        &mut self,
+        p: PartitionId,
+        keys: &mut VecDeque<Bytes>,
+        enough: usize,
+    ) -> Vec<Carried> {
         let mut entries = Vec::new();
         let mut size = 0;
-        while size < BYTES_AT_ONCE
+        while size < enough
             && let Some(key) = keys.pop_front()
         {
             let place = self.place(p, &key);
@@ -315,7 +325,12 @@ impl Shard {
             Body::Fetch { attempt, keys }
         } else if !session.push.is_empty() || !session.drop.is_empty() {
             session.awaiting = Awaiting::Stored;
-            let entries = self.carried(p, &mut session.push);
+            session.piece = self.now.time;
+            let enough = match self.rest_of(p, attempt) {
+                Some(_) => FEW_BYTES_AT_ONCE,
+                None => BYTES_AT_ONCE,
+            };
+            let entries = self.carried(p, &mut session.push, enough);
             let later: BTreeSet<&Bytes> = session.push.iter().collect();
             let (drop, rest) = std::mem::take(&mut session.drop)
                 .into_iter()
@@ -351,6 +366,8 @@ impl Shard {
     pub(super) fn session_stored(&mut self, peer: NodeId, p: PartitionId, attempt: Attempt) {
         match self.session(p, peer, attempt) {
             Some(session) if session.awaiting == Awaiting::Stored => {
+                let sent = session.piece;
+                self.piece_is_stored(p, attempt, sent);
                 self.session_goes_on(p, peer);
             }
             _ => {}

@@ -159,6 +159,7 @@ impl Shard {
         let Some(config) = self.chain(p).map(|chain| Present::of(&chain.config)) else {
             return;
         };
+        self.client_is_served();
         let strict = self.is_strict();
         if strict && ack == Ack::One && !op.is_read() {
             let text =
