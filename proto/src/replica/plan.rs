@@ -45,6 +45,10 @@ impl Shard {
     /// As many changes as may be under way at a time are: the next ones begin when others end.
     pub(super) fn begin_queued_changes(&mut self) {
         for _ in 0..CHANGES {
+            // Mostly none waits, and this is asked after every few writes.
+            if self.queued_changes.is_empty() {
+                return;
+            }
             let (fills, changes) = self.changes_under_way();
             if fills >= self.fills_out() || changes >= self.share(CHANGES) {
                 return;
