@@ -40,7 +40,8 @@ impl Shard {
                 ..Batch::default()
             });
         }
-        self.durable()
+        self.recorded = self.durable();
+        self.recorded
     }
 
     pub(super) fn write_batch(&mut self, batch: Batch) {

@@ -323,6 +323,20 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// Whether it says that a configuration was chosen, so that others act on that.
+    pub(super) fn tells_configuration(&self) -> bool {
+        match self {
+            Self::Install(_) => true,
+            Self::Rejected { why, .. } | Self::NotWritten { why, .. } => matches!(
+                why,
+                Rejection::Newer(_) | Rejection::Forked(_) | Rejection::Diverged(_)
+            ),
+            _ => false,
+        }
+    }
+}
+
 /// Puts a message into a frame.
 pub fn encode(message: &Message) -> Vec<u8> {
     let mut frame = Vec::with_capacity(64);

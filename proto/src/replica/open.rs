@@ -77,6 +77,7 @@ impl Shard {
             outputs: VecDeque::new(),
             token: SyncToken(1),
             sync_wanted: false,
+            recorded: SyncToken(0),
             broken: false,
         };
         // Of two lives' numbers none are equal.
@@ -133,6 +134,8 @@ impl Shard {
                 self.routes.learn(Route::of(partition, &chain.config));
             }
             self.replicas.insert(partition, replica);
+            // The life before may have ended before that was on the disk.
+            self.recorded = self.durable();
         }
         // Copies that were being made when the process ended: nobody counts on them.
         for partition in (0..partitions).filter(|partition| self.is_mine(*partition)) {

@@ -21,6 +21,7 @@ use super::{
     held::Held,
     host::{Input, Now, Output, SyncToken, View},
     message::{Attempt, Body, Message},
+    omit::Omit,
     owner::Owner,
     pace::Pace,
     proposal::Proposal,
@@ -182,6 +183,8 @@ pub struct Shard {
     pub(super) outputs: VecDeque<Output>,
     pub(super) token: SyncToken,
     pub(super) sync_wanted: bool,
+    /// All records of partitions are on the disk with it.
+    pub(super) recorded: SyncToken,
     pub(super) broken: bool,
 }
 
@@ -440,6 +443,10 @@ impl Shard {
         if to == self.own {
             return;
         }
+        // Whoever is the only member of what it chose would choose anew if it lost its record: until that is on the
+        // disk nobody hears of it.
+        let told = body.tells_configuration() && !self.omits(Omit::DurableBallots);
+        let after = after.or(told.then_some(self.recorded));
         let message = Message::Partition {
             partition,
             id,
