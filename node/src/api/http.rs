@@ -10,10 +10,9 @@ use axum::{
     http::{Method, StatusCode, Uri},
     middleware,
     response::{IntoResponse, Response},
-    routing::{any, delete, get, post},
+    routing::{delete, get, post},
 };
 use kith_proto::{
-    kv::MAX_KEY,
     output::Answer,
     wire::keyring::{Key, KeyId},
 };
@@ -56,14 +55,10 @@ pub(super) fn router(app: App) -> Router {
 fn values(max_value: usize) -> Router<App> {
     let of_key = get(kv::get).put(kv::put).delete(kv::delete).post(kv::post);
     Router::new()
-        .route("/v1/kv/{*key}", of_key)
         // No key is empty, and that is another thing than a key that is not there.
-        .route("/v1/kv/", any(empty_key))
+        .route("/v1/kv/", of_key.clone())
+        .route("/v1/kv/{*key}", of_key)
         .layer(DefaultBodyLimit::max(max_value))
-}
-
-async fn empty_key() -> Failure {
-    Failure::bad_request(format!("a key has 1 to {MAX_KEY} bytes, this one 0"))
 }
 
 /// The node answers, whatever its state.

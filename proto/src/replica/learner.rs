@@ -171,8 +171,7 @@ impl Shard {
         id: ConfigId,
         is_member: bool,
     ) {
-        let replica = self.replicas.get(&p);
-        let Some(chain) = replica.and_then(|replica| replica.chain.as_ref()) else {
+        let Some(chain) = self.chain(p) else {
             if is_member {
                 // It names this node as its owner, perhaps, which was never told.
                 self.reject(from, p, id, Attempt::Repair(0), Rejection::NotMember);

@@ -165,6 +165,7 @@ impl Shard {
         self.met_somebody();
         self.greet_with_clock(peer);
         self.greet_with_routes(peer);
+        self.look_for_rivals(|owner| owner == peer);
         self.write_again(peer);
     }
 

@@ -222,7 +222,8 @@ impl Shard {
         }
     }
 
-    fn look_for_rivals(&mut self, owned_by: impl Fn(NodeId) -> bool) {
+    /// What was said to these owners may have come to nothing.
+    pub(super) fn look_for_rivals(&mut self, owned_by: impl Fn(NodeId) -> bool) {
         let said = self.replicas.keys().copied();
         let said = said.filter(|p| self.routes.owner(*p).is_some_and(&owned_by));
         for p in said.collect::<Vec<PartitionId>>() {
@@ -237,8 +238,6 @@ impl Shard {
             .map(|group| (group, self.routes.digest(group)));
         let digests = digests.collect();
         self.send(peer, Message::RoutesDigest(digests));
-        // What was said to it of this may have been lost with the stream before.
-        self.look_for_rivals(|owner| owner == peer);
     }
 
     /// The asker gets the routes of all groups of which it knows others.
@@ -261,7 +260,6 @@ impl Shard {
             self.greet_with_clock(peer);
             self.greet_with_routes(peer);
         }
-        // What was said to another owner may have come to nothing.
         self.look_for_rivals(|_owner| true);
         let at = self.now.time + self.config.timing.routes;
         self.timers.set(Timer::Routes, at);

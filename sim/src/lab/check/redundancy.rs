@@ -129,9 +129,7 @@ fn least(lab: &Lab, index: NodeIndex, p: PartitionId, version: Version) -> Optio
 // Whether somebody asked for its deletion who was not told that it was done, or not: all may have forgotten it
 // by now, and what was there before.
 fn may_be_deleted(lab: &Lab, key: &Bytes) -> bool {
-    let history = lab.clients.history.iter();
-    let mut deletions = history.filter(|it| it.key == *key && it.asked == Asked::Delete);
-    deletions.any(|it| matches!(it.result, Ended::Open | Ended::Unknown(_)))
+    deletions(lab, key).any(|it| matches!(it.result, Ended::Open | Ended::Unknown(_)))
 }
 
 // Whether an answer was so long under way that a deletion after that write may have been forgotten since, and
@@ -140,13 +138,17 @@ fn was_forgotten(lab: &Lab, write: &Operation, version: Version) -> bool {
     if lab.now().saturating_since(write.began) < lab.setup.tombstone_grace {
         return false;
     }
-    let history = lab.clients.history.iter();
-    let mut deletions = history.filter(|it| it.key == write.key && it.asked == Asked::Delete);
-    deletions.any(|it| match &it.result {
+    deletions(lab, &write.key).any(|it| match &it.result {
         Ended::Done(told) => told.applied && told.version.is_none_or(|it| it > version),
         Ended::Open | Ended::Unknown(_) => true,
         Ended::Refused(_) => false,
     })
+}
+
+// Whoever asked for its deletion.
+fn deletions<'a>(lab: &'a Lab, key: &'a Bytes) -> impl Iterator<Item = &'a Operation> {
+    let history = lab.clients.history.iter();
+    history.filter(move |it| it.key == *key && it.asked == Asked::Delete)
 }
 
 fn copies(lab: &Lab, key: &Bytes, version: Version) -> usize {
