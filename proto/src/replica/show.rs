@@ -138,10 +138,11 @@ impl Shard {
         match self.routes.owner(p) {
             None => "nobody has told who owns it".to_owned(),
             Some(owner) if owner != self.own && self.is_gone(owner) => {
+                let owner = self.name(owner);
                 format!("its owner {owner} is gone, and a backup has not taken over yet")
             }
             Some(owner) if owner != self.own => {
-                format!("its owner {owner} cannot be reached from here")
+                format!("its owner {} cannot be reached from here", self.name(owner))
             }
             Some(_) => self.state(p).1,
         }

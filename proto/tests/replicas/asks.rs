@@ -92,3 +92,26 @@ fn an_older_request_behind_a_younger_one_is_answered_in_time() {
     let answer = cluster.answers.remove(&RequestId(1002));
     assert!(matches!(answer, Some(Err(RequestError::Unavailable(_)))));
 }
+
+/// People know nodes by their names.
+#[test]
+fn who_cannot_be_asked_is_named() {
+    let mut cluster = Cluster::new(4, Consistency::Strict);
+    let members = cluster.members("key");
+    let asker = (0..4).find(|node| !members.contains(node)).unwrap();
+    let owner = members[0];
+    cluster.standing[owner] = Standing::Failed;
+    for member in &members[1..] {
+        cluster.standing[*member] = Standing::Failed;
+    }
+    cluster.show_with_places_kept();
+    let refused = cluster.ask(asker, "key", Op::Get);
+    let Err(RequestError::Unavailable(text)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert!(
+        text.contains(&format!("its owner n{owner} is gone")),
+        "{text}"
+    );
+    assert!(!text.contains(&id(owner).to_string()), "{text}");
+}
