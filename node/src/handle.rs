@@ -9,6 +9,7 @@ use kith_proto::{
     id::PartitionId,
     input::Command,
     output::{Answer, Stop},
+    replica::recover::Recovery,
     wire::keyring::{Key, KeyId},
 };
 use serde_json::Value;
@@ -53,7 +54,7 @@ pub(crate) enum Request {
     /// May that member stop now? `None` if nobody has that name or id.
     SafeToStop(String, oneshot::Sender<Option<Stopping>>),
     /// Blocked partitions are to go on, all of them or one. Which are about to?
-    Recover(Option<PartitionId>, oneshot::Sender<Vec<PartitionId>>),
+    Recover(Option<PartitionId>, oneshot::Sender<Recovery>),
     /// The keys held.
     Keys(oneshot::Sender<Vec<KeyView>>),
     /// Counters by metric name, for `/metrics`.
@@ -130,12 +131,12 @@ impl Handle {
 
     /// Strict clusters: goes on with partitions that are blocked because most of their members are gone
     /// or may have forgotten what they acknowledged; all of them, or one. What only the others had is
-    /// missing until they are back, and is joined then. Returns the partitions that are about to
-    /// go on: those that this node is a member of, and that have been blocked for some seconds.
+    /// missing until they are back, and is joined then. Those that are about to go on are partitions
+    /// that this node is a member of, and that have been blocked for some seconds; others are left alone.
     ///
     /// # Errors
     /// [`Stopped`].
-    pub async fn recover(&self, only: Option<PartitionId>) -> Result<Vec<PartitionId>, Stopped> {
+    pub async fn recover(&self, only: Option<PartitionId>) -> Result<Recovery, Stopped> {
         self.ask(|reply| Request::Recover(only, reply)).await
     }
 

@@ -37,6 +37,7 @@ use kith_proto::{
     replica::{
         host::{SyncMode, View},
         message::Message,
+        recover::Recovery,
         show::Shown,
         spread::GROUPS,
     },
@@ -117,8 +118,8 @@ pub(crate) enum ToShard {
     Synced(u64, Result<(), String>),
     /// What does it have?
     Show(oneshot::Sender<Showing>),
-    /// An operator wants blocked partitions to go on, all of them or one. Which did?
-    Recover(Option<PartitionId>, oneshot::Sender<Vec<PartitionId>>),
+    /// An operator wants blocked partitions to go on, all of them or one. Which do?
+    Recover(Option<PartitionId>, oneshot::Sender<Recovery>),
 }
 
 /// What shards show.
@@ -265,15 +266,14 @@ impl Partitions {
     }
 
     /// An operator wants blocked partitions to go on. The answer is in order.
-    pub(crate) fn recover(
-        &self,
-        only: Option<PartitionId>,
-        reply: oneshot::Sender<Vec<PartitionId>>,
-    ) {
-        let question = |begun| ToShard::Recover(only, begun);
-        self.ask_all(question, reply, |all: &mut Vec<PartitionId>, one| {
-            all.extend(one);
-            all.sort_unstable();
+    pub(crate) fn recover(&self, only: Option<PartitionId>, reply: oneshot::Sender<Recovery>) {
+        let question = |asked| ToShard::Recover(only, asked);
+        self.ask_all(question, reply, |all: &mut Recovery, one| {
+            all.begun.extend(one.begun);
+            all.begun.sort_unstable();
+            all.waiting.extend(one.waiting);
+            all.waiting.sort_unstable();
+            all.unneeded += one.unneeded;
         });
     }
 

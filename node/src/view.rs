@@ -115,10 +115,17 @@ pub struct SafeToStopView {
 }
 
 /// `POST /v1/partitions/recover`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecoverView {
     /// Partitions that are about to go on.
-    pub partitions: Vec<u16>,
+    pub partitions: Vec<PartitionId>,
+    /// Partitions that are blocked and are left alone: not for some seconds yet, or an earlier word is
+    /// being followed.
+    #[serde(default)]
+    pub waiting: Vec<PartitionId>,
+    /// How many of those that this node is a member of needed nothing.
+    #[serde(default)]
+    pub unneeded: usize,
 }
 
 /// `GET /v1/agent`.

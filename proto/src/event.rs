@@ -276,6 +276,13 @@ pub enum Event {
         /// Members that were given up.
         without: Vec<String>,
     },
+    /// One line for people about partitions that went on by an operator's word at the same time.
+    RecoverySummary {
+        /// How many.
+        partitions: usize,
+        /// Members that were given up.
+        without: Vec<String>,
+    },
     /// No living node has a copy of these partitions.
     PartitionLost {
         /// Which.
@@ -340,6 +347,7 @@ impl Event {
             | Self::PartitionTakenOver { .. }
             | Self::PartitionHandedOver { .. }
             | Self::PartitionCopied { .. }
+            | Self::PartitionRecovered { .. }
             | Self::PartitionJoined { .. } => Severity::Debug,
             Self::AgentReady { .. }
             | Self::MemberJoined { .. }
@@ -351,6 +359,7 @@ impl Event {
             | Self::ClusterHealed { .. }
             | Self::AssignmentSummary { .. }
             | Self::TakeoverSummary { .. }
+            | Self::RecoverySummary { .. }
             | Self::RedundancyRestored { .. }
             | Self::KeysChanged { .. } => Severity::Info,
             Self::JoinWaiting { .. }
@@ -359,7 +368,6 @@ impl Event {
             | Self::MemberHalfBlocked { .. }
             | Self::PartitionConflict { .. }
             | Self::PartitionBlocked { .. }
-            | Self::PartitionRecovered { .. }
             | Self::Warning { .. } => Severity::Warn,
             Self::PartitionLost { .. } => Severity::Error,
         }

@@ -109,7 +109,7 @@ mod owner;
 mod pace;
 mod plan;
 mod proposal;
-mod recover;
+pub mod recover;
 mod repair;
 mod route;
 mod session;

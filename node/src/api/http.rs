@@ -181,8 +181,12 @@ async fn recover(
             "this takes no body: ?partition=17 names one partition, without it all are meant",
         ));
     }
-    let partitions = app.handle.recover(query.partition).await?;
-    Ok(Json(RecoverView { partitions }))
+    let recovery = app.handle.recover(query.partition).await?;
+    Ok(Json(RecoverView {
+        partitions: recovery.begun,
+        waiting: recovery.waiting,
+        unneeded: recovery.unneeded,
+    }))
 }
 
 async fn keys(State(app): State<App>) -> Answered<Vec<crate::view::KeyView>> {

@@ -41,6 +41,10 @@ fn commands_reach_the_node_and_refusals_come_back() {
     let command = fake.commands.blocking_recv().unwrap();
     assert!(matches!(command, Command::Leave { returning: false }));
 
+    let recovery = client.recover(Some(3)).unwrap();
+    assert_eq!(recovery.partitions, [3]);
+    assert_eq!((recovery.waiting, recovery.unneeded), (vec![5], 254));
+
     let key = Key::from_bytes([7; 32]);
     let change = client.key_add(&key).unwrap();
     assert_eq!(change.id, key.id().to_string());

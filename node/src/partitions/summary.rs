@@ -28,7 +28,7 @@ impl Summaries {
         outgoing: &mpsc::UnboundedSender<FromShard>,
     ) -> Option<Event> {
         let patience = match event {
-            Event::TakeoverSummary { .. } => AT_ONCE,
+            Event::TakeoverSummary { .. } | Event::RecoverySummary { .. } => AT_ONCE,
             Event::RedundancyRestored { .. }
             | Event::PartitionBlocked { .. }
             | Event::PartitionLost { .. } => A_LOOK_LATER,
@@ -72,6 +72,19 @@ fn merge(event: &mut Event, other: &Event) -> bool {
         ) if from == whose => {
             *partitions += more;
             *took_ms = (*took_ms).max(*took);
+            true
+        }
+        (
+            Event::RecoverySummary {
+                partitions,
+                without,
+            },
+            Event::RecoverySummary {
+                partitions: more,
+                without: whom,
+            },
+        ) if without == whom => {
+            *partitions += more;
             true
         }
         (
@@ -127,8 +140,15 @@ mod tests {
             partitions: partitions.to_vec(),
             why: "gone".to_owned(),
         };
+        let recovered = |without: &str, partitions| Event::RecoverySummary {
+            partitions,
+            without: vec![without.to_owned()],
+        };
         let told = [
             lost(&[4, 8]),
+            recovered("n4", 5),
+            recovered("n5", 1),
+            recovered("n4", 6),
             taken_over("n1", 3, 60),
             taken_over("n2", 1, 1),
             taken_over("n1", 4, 50),
@@ -138,7 +158,7 @@ mod tests {
             assert_eq!(summaries.gather(event, &outgoing), None);
         }
         let mut gathered = Vec::new();
-        while gathered.len() < 3 {
+        while gathered.len() < 5 {
             let Some(FromShard::Gathered(number)) = from_shards.recv().await else {
                 panic!("{gathered:?} and no more");
             };
@@ -148,6 +168,8 @@ mod tests {
         let expected = [
             taken_over("n1", 7, 60),
             taken_over("n2", 1, 1),
+            recovered("n4", 11),
+            recovered("n5", 1),
             lost(&[3, 4, 5, 8]),
         ];
         for event in expected {

@@ -61,6 +61,11 @@ impl Care {
         let told = self.blocked.0.iter().filter(|(_, (_, told))| *told);
         told.map(|(partition, _)| *partition)
     }
+
+    /// A next configuration was installed: if that is blocked, it is from now on.
+    pub(super) fn goes_on(&mut self, p: PartitionId) {
+        self.blocked.0.remove(&p);
+    }
 }
 
 impl Shard {
@@ -127,7 +132,8 @@ impl Shard {
         }
     }
 
-    fn what_is_blocked(&mut self) {
+    /// Partitions that this node has to decide about or owns, and that do not answer now.
+    pub(super) fn stuck(&self) -> BTreeSet<PartitionId> {
         let mut stuck = BTreeSet::new();
         for (p, replica) in &self.replicas {
             let Some(chain) = &replica.chain else {
@@ -141,6 +147,11 @@ impl Shard {
                 stuck.insert(*p);
             }
         }
+        stuck
+    }
+
+    fn what_is_blocked(&mut self) {
+        let stuck = self.stuck();
         let news = self.care.blocked.look(self.now.time, stuck);
         for (why, partitions) in self.by_reason(&news, |shard, p| shard.what_blocks(p)) {
             self.event(Event::PartitionBlocked { partitions, why });

@@ -206,6 +206,7 @@ impl Shard {
         if config.owner() == own && config.closed_into.is_none() && is_equal {
             replica.owner = Some(Owner::new(own, config));
         }
+        self.care.goes_on(p);
         if !config.has(own) {
             let pause = self.config.timing.forget;
             self.timers.set(Timer::Partition(p), now + pause);

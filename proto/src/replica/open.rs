@@ -74,6 +74,7 @@ impl Shard {
             founded: false,
             queued_changes: BTreeSet::new(),
             taken_over: BTreeMap::new(),
+            recovered: BTreeMap::new(),
             outputs: VecDeque::new(),
             token: SyncToken(1),
             sync_wanted: false,

@@ -414,7 +414,7 @@ impl Shard {
             let took_ms = millis(now.saturating_since(led.began));
             let taken = self.taken_over.entry(led.from).or_default();
             *taken = (taken.0 + 1, taken.1.max(took_ms));
-            self.timers.set(Timer::Summary, now + SUMMARY);
+            self.summary_soon();
             self.event(Event::PartitionTakenOver {
                 partition: p,
                 from: self.name(led.from),
@@ -427,8 +427,19 @@ impl Shard {
         self.drive(p);
     }
 
-    /// One line for people about what was taken over.
+    /// Others may follow at once: they are told in one line.
+    pub(super) fn summary_soon(&mut self) {
+        self.timers.set(Timer::Summary, self.now.time + SUMMARY);
+    }
+
+    /// One line each for people about what was taken over, and what went on by an operator's word.
     pub(super) fn summarise(&mut self) {
+        for (without, partitions) in std::mem::take(&mut self.recovered) {
+            self.event(Event::RecoverySummary {
+                partitions,
+                without,
+            });
+        }
         for (from, (partitions, took_ms)) in std::mem::take(&mut self.taken_over) {
             // Its own, after a restart: no take-over to speak of.
             if from == self.own {

@@ -14,6 +14,8 @@
 //! their old branch any more. They follow: what they have becomes a closed branch at once, and is
 //! joined.
 
+use std::collections::BTreeSet;
+
 use super::{
     chain::{ConfigId, Configuration},
     host::Now,
@@ -26,24 +28,55 @@ use crate::{
     id::{NodeId, PartitionId},
 };
 
+/// What an operator's word leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovery {
+    /// Partitions that are about to go on.
+    pub begun: Vec<PartitionId>,
+    /// Partitions that are blocked, and are left alone: not for long enough yet, or an earlier word is
+    /// being followed. Some seconds later they are blocked for long, or not at all.
+    pub waiting: Vec<PartitionId>,
+    /// How many that this node is a member of needed nothing.
+    pub unneeded: usize,
+}
+
 impl Shard {
-    /// Goes on with every partition that this node is a member of, that has been blocked for some
-    /// seconds, and of which `only` is one if it is given. Returns which. The host calls
+    /// Goes on with every partition that this node is a member of, that is blocked and has been for some
+    /// seconds, and of which `only` is one if it is given. Others are left as they are. The host calls
     /// [`Self::flush`] afterwards.
-    pub fn recover(&mut self, now: Now, only: Option<PartitionId>) -> Vec<PartitionId> {
+    pub fn recover(&mut self, now: Now, only: Option<PartitionId>) -> Recovery {
         self.now = now;
-        if !self.is_strict() || self.is_broken() {
-            return Vec::new();
+        let mut recovery = Recovery::default();
+        if self.is_broken() {
+            return recovery;
         }
-        let stuck = self.care.blocked_for_long();
-        let stuck: Vec<PartitionId> = stuck
-            .filter(|p| only.is_none_or(|only| only == *p))
-            .collect();
-        for p in &stuck {
+        let stuck = match self.is_strict() {
+            true => self.stuck(),
+            false => BTreeSet::new(),
+        };
+        // What people were told may be over: it is looked at now.
+        let long: BTreeSet<PartitionId> = self.care.blocked_for_long().collect();
+        for (p, replica) in &self.replicas {
+            let chain = replica.chain.as_ref();
+            let is_member = chain.is_some_and(|chain| chain.config.has(self.own));
+            if !is_member || only.is_some_and(|only| only != *p) {
+                continue;
+            }
+            let proposal = replica.proposal.as_ref();
+            let under_way = proposal.is_some_and(|it| it.purpose.by_word());
+            if !stuck.contains(p) {
+                recovery.unneeded += 1;
+            } else if under_way || !long.contains(p) {
+                recovery.waiting.push(*p);
+            } else {
+                recovery.begun.push(*p);
+            }
+        }
+        for p in &recovery.begun {
             self.counters_up("recovered");
             self.propose(*p, Purpose::Recover);
         }
-        stuck
+        recovery
     }
 
     /// It is written to the log what goes on, and without whom.
@@ -57,12 +90,16 @@ impl Shard {
             nodes.map(|node| shard.name(*node)).collect()
         };
         let mut given_up = before.members.iter().filter(|member| !next.has(**member));
+        let members: Vec<String> = names(self, &mut next.members.iter());
+        let without: Vec<String> = names(self, &mut given_up);
+        *self.recovered.entry(without.clone()).or_default() += 1;
+        self.summary_soon();
         self.event(Event::PartitionRecovered {
             partition: p,
             epoch: next.id.epoch,
             branch: next.id.branch,
-            members: names(self, &mut next.members.iter()),
-            without: names(self, &mut given_up),
+            members,
+            without,
         });
     }
 

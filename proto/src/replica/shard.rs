@@ -180,6 +180,8 @@ pub struct Shard {
     pub(super) queued_changes: BTreeSet<PartitionId>,
     /// What was taken over a moment ago: by owner before, how many, and the longest (ms).
     pub(super) taken_over: BTreeMap<NodeId, (usize, u64)>,
+    /// How many went on by an operator's word a moment ago, by the names of those that were given up.
+    pub(super) recovered: BTreeMap<Vec<String>, usize>,
     pub(super) outputs: VecDeque<Output>,
     pub(super) token: SyncToken,
     pub(super) sync_wanted: bool,

@@ -24,6 +24,7 @@ use kith_proto::{
     replica::{
         host::{Input, Now, Output, Peer, Standing, SyncMode, View},
         message::Message,
+        recover::Recovery,
         shard::{Config, Shard, Timing},
     },
     store::partitions::{Batch, MemoryStore, Page, Place, Store, StoreError},
@@ -245,8 +246,8 @@ impl Cluster {
         }
     }
 
-    /// An operator's word to a node. The partitions that it concerns.
-    pub(crate) fn recover(&mut self, node: usize) -> Vec<u16> {
+    /// An operator's word to a node, and what it leads to.
+    pub(crate) fn recover(&mut self, node: usize) -> Recovery {
         let now = self.clock(node);
         let recovered = self.shards[node].recover(now, None);
         self.feed(node, Input::Tick);

@@ -42,18 +42,31 @@ fn a_minority_goes_on_when_told_to_and_the_others_join_it_later() {
     }
     cluster.show_with_places_kept();
     cluster.run(Duration::from_secs(2));
-    assert!(cluster.recover(2).is_empty(), "not at once");
+    let early = cluster.recover(2);
+    assert!(
+        early.begun.is_empty() && !early.waiting.is_empty(),
+        "not at once: {early:?}"
+    );
     cluster.run(A_WHILE);
     let refused = cluster.set(2, "key", "refused");
     assert!(
         matches!(refused, Err(RequestError::Unavailable(_))),
         "{refused:?}"
     );
-    assert_eq!(cluster.recover(2).len(), 4);
+    assert_eq!(cluster.recover(2).begun.len(), 4);
     cluster.run(A_WHILE);
     cluster.set(2, "key", "alone").unwrap();
     let told = recovered(&cluster);
     assert_eq!(told.len(), 4);
+    let told_at_once: usize = cluster
+        .events
+        .iter()
+        .map(|(_, event)| match event {
+            Event::RecoverySummary { partitions, .. } => *partitions,
+            _ => 0,
+        })
+        .sum();
+    assert_eq!(told_at_once, 4);
     for (members, mut without) in told {
         without.sort();
         assert_eq!(
@@ -92,7 +105,7 @@ fn machines_that_may_have_forgotten_go_on_when_told_to_and_a_late_one_follows() 
         matches!(refused, Err(RequestError::Unavailable(_))),
         "{refused:?}"
     );
-    let at_both = cluster.recover(1).len();
+    let at_both = cluster.recover(1).begun.len();
     assert_eq!(at_both, 4, "learners are told as well");
     cluster.run(A_WHILE);
     cluster.set(1, "key", "after").unwrap();
@@ -115,6 +128,31 @@ fn an_available_cluster_needs_no_word() {
     }
     cluster.show_with_places_kept();
     cluster.run(A_WHILE);
-    assert!(cluster.recover(2).is_empty());
+    let recovery = cluster.recover(2);
+    assert!(recovery.begun.is_empty() && recovery.waiting.is_empty());
+    assert_eq!(recovery.unneeded, 4);
     cluster.set(2, "key", "alone").unwrap();
+}
+
+/// The word is said at every member, and again at once: what goes on already is left alone.
+#[test]
+fn what_has_just_gone_on_is_not_recovered_anew() {
+    let mut cluster = Cluster::new(3, Consistency::Strict);
+    cluster.set(0, "key", "before").unwrap();
+    cluster.standing[0] = Standing::Failed;
+    for node in [1, 2] {
+        cluster.machine_restarts(node);
+    }
+    cluster.show_with_places_kept();
+    cluster.run(A_WHILE);
+    assert_eq!(cluster.recover(1).begun.len(), 4);
+    for node in [1, 2, 1, 2] {
+        let again = cluster.recover(node);
+        assert_eq!(again.begun, [0; 0], "at n{node}");
+        cluster.run(Duration::from_millis(300));
+    }
+    cluster.run(A_WHILE);
+    assert_eq!(recovered(&cluster).len(), 4, "each once");
+    assert_eq!(cluster.recover(2).unneeded, 4);
+    cluster.set(1, "key", "after").unwrap();
 }

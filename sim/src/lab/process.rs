@@ -242,7 +242,7 @@ impl Lab {
         let Some(shard) = node.shard.as_mut().filter(|_| !node.paused) else {
             return Vec::new();
         };
-        let recovered = shard.recover(now, None);
+        let recovered = shard.recover(now, None).begun;
         shard.flush(now);
         self.drain(index);
         recovered

@@ -13,6 +13,7 @@ use kith_proto::{
     id::NodeId,
     input::Command,
     output::{Answer, Stop},
+    replica::recover::Recovery,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -132,7 +133,11 @@ fn drive(mut queue: mpsc::Receiver<Request>, told: &mpsc::UnboundedSender<Comman
                 });
                 drop(reply.send(known));
             }
-            Request::Recover(only, reply) => drop(reply.send(only.into_iter().collect())),
+            Request::Recover(only, reply) => drop(reply.send(Recovery {
+                begun: only.into_iter().collect(),
+                waiting: vec![5],
+                unneeded: 254,
+            })),
             Request::Keys(reply) => drop(reply.send(vec![KeyView {
                 id: "000000ab".to_owned(),
                 primary: true,
