@@ -59,7 +59,7 @@ impl Inboxes {
             return true;
         };
         let mut parts: Vec<Vec<Message>> = vec![Vec::new(); shards.len()];
-        for message in messages {
+        for (message, _size) in messages {
             for (shard, message) in spread::spread(message, self.count) {
                 if let Some(part) = parts.get_mut(usize::from(shard)) {
                     part.push(message);

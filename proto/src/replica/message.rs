@@ -164,6 +164,56 @@ pub enum Message {
     Clock(Wall),
 }
 
+/// What messages are about, for whoever counts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Requests of clients that another node answers.
+    Requests,
+    /// Writes on their way to backups.
+    Writes,
+    /// Copies that are made and compared.
+    Copies,
+    /// Who owns what: configurations, routes, clocks.
+    Configurations,
+}
+
+impl Message {
+    /// What it is about.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Ask { .. } | Self::Answer { .. } | Self::NotOwner { .. } => Kind::Requests,
+            Self::Roots(_) | Self::Unequal(_) => Kind::Copies,
+            Self::Routes(_) | Self::RoutesDigest(_) | Self::Clock(_) => Kind::Configurations,
+            Self::Partition { body, .. } => match body {
+                Body::Write(_) | Body::Written { .. } | Body::NotWritten { .. } => Kind::Writes,
+                Body::Compare { .. }
+                | Body::Equal { .. }
+                | Body::Differ { .. }
+                | Body::List { .. }
+                | Body::Listed { .. }
+                | Body::Fetch { .. }
+                | Body::Entries { .. }
+                | Body::Stored { .. }
+                | Body::Fill { .. }
+                | Body::Filling { .. }
+                | Body::Abandon { .. }
+                | Body::Purge { .. } => Kind::Copies,
+                Body::Prepare { .. }
+                | Body::Promise { .. }
+                | Body::Accept { .. }
+                | Body::Accepted { .. }
+                | Body::Rejected { .. }
+                | Body::Install(_)
+                | Body::Installed
+                | Body::Vouch
+                | Body::MayForget { .. }
+                | Body::Forget
+                | Body::Closed(_) => Kind::Configurations,
+            },
+        }
+    }
+}
+
 /// What is said about one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Body {
@@ -353,11 +403,11 @@ pub fn append(message: &Message, frame: &mut Vec<u8>) {
     crate::wire::codec::encode_into(message, frame);
 }
 
-/// Reads a frame with one or more messages.
+/// Reads a frame with one or more messages, each with its size (bytes).
 ///
 /// # Errors
 /// If it is anything else.
-pub fn decode_all(frame: &[u8]) -> Result<Vec<Message>, crate::wire::codec::DecodeError> {
+pub fn decode_all(frame: &[u8]) -> Result<Vec<(Message, usize)>, crate::wire::codec::DecodeError> {
     use crate::wire::codec::{DecodeError, decode_large_prefix};
     let mut rest = match frame.split_first() {
         Some((&FRAME_MARK, rest)) => rest,
@@ -366,7 +416,7 @@ pub fn decode_all(frame: &[u8]) -> Result<Vec<Message>, crate::wire::codec::Deco
     let mut messages = Vec::new();
     loop {
         let (message, used) = decode_large_prefix(rest)?;
-        messages.push(message);
+        messages.push((message, used));
         rest = &rest[used..];
         if rest.is_empty() {
             return Ok(messages);
@@ -388,4 +438,40 @@ pub fn decode(frame: &[u8]) -> Result<Message, crate::wire::codec::DecodeError> 
 /// Whether a frame is for a partition core.
 pub fn is_marked(frame: &[u8]) -> bool {
     frame.first() == Some(&FRAME_MARK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_messages_make_up_their_frame() {
+        let id = ConfigId {
+            epoch: 3,
+            branch: 7,
+        };
+        let about = |body| Message::Partition {
+            partition: 9,
+            id,
+            body,
+        };
+        let messages = [
+            (about(Body::Write(Vec::new())), Kind::Writes),
+            (Message::Routes(Vec::new()), Kind::Configurations),
+            (about(Body::Installed), Kind::Configurations),
+            (Message::Roots(Vec::new()), Kind::Copies),
+        ];
+        let mut frame = Vec::new();
+        for (message, _) in &messages {
+            append(message, &mut frame);
+        }
+        let read = decode_all(&frame).unwrap();
+        let sizes = read.iter().map(|(_, size)| size);
+        assert_eq!(sizes.sum::<usize>(), frame.len() - 1, "all but the mark");
+        let kinds = read.into_iter().map(|(message, _)| {
+            let kind = message.kind();
+            (message, kind)
+        });
+        assert_eq!(kinds.collect::<Vec<_>>(), messages);
+    }
 }

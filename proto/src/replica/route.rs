@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{
     chain::{ConfigId, Configuration},
     message::{Body, Message, Route},
-    shard::{Shard, Timer},
+    shard::{Replica, Shard, Timer},
     spread::group_of,
 };
 use crate::{
@@ -95,7 +95,7 @@ impl Routes {
 
 impl Shard {
     /// Routes that have changed since this was asked last, or are known by more members; `None` if
-    /// there are none. [`Self::holds`] changes with them only.
+    /// there are none. [`Self::holds`] and [`Self::owned_alone`] change with them only.
     pub fn take_changed_routes(&mut self) -> Option<Vec<Route>> {
         if self.routes.changed.is_empty() {
             return None;
@@ -114,15 +114,29 @@ impl Shard {
                 continue;
             };
             let config = &chain.config;
-            let unaware = config
-                .members
-                .iter()
-                .filter(|m| replica.telling.contains(m));
-            let untold = unaware.count() > config.members.len() - config.majority();
+            let untold = is_untold(replica, config);
             holds.0 += usize::from(untold || config.owner() == self.own);
             holds.1 += usize::from(untold || config.has(self.own));
         }
         holds
+    }
+
+    /// How many of the partitions that this node owns have no other member.
+    pub fn owned_alone(&self) -> usize {
+        let alone = self.replicas.values().filter(|replica| {
+            let config = replica.chain.as_ref().map(|chain| &chain.config);
+            config.is_some_and(|config| config.members == [self.own] && !is_untold(replica, config))
+        });
+        alone.count()
+    }
+
+    /// What the partitions that this node is a member of take here (bytes), about.
+    pub fn held_bytes(&self) -> u64 {
+        let held = self.replicas.values().filter(|replica| {
+            let chain = replica.chain.as_ref();
+            chain.is_some_and(|chain| chain.config.has(self.own))
+        });
+        held.map(|replica| replica.digests.bytes()).sum()
     }
 
     /// What a configuration that was chosen says.
@@ -264,4 +278,11 @@ impl Shard {
         let at = self.now.time + self.config.timing.routes;
         self.timers.set(Timer::Routes, at);
     }
+}
+
+// Whether too few of its members know of a configuration that was chosen here.
+fn is_untold(replica: &Replica, config: &Configuration) -> bool {
+    let unaware = config.members.iter();
+    let unaware = unaware.filter(|member| replica.telling.contains(member));
+    unaware.count() > config.members.len() - config.majority()
 }
