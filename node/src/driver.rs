@@ -286,6 +286,11 @@ impl Driver {
                 self.partitions.show(shown);
                 tokio::spawn(async move {
                     if let Ok(showing) = showing.await {
+                        let held = showing.partitions.iter();
+                        let (keys, bytes) = held.fold((0, 0), |(keys, bytes), one| {
+                            (keys + one.entries, bytes + one.bytes)
+                        });
+                        all.extend([("held_keys", keys), ("held_bytes", bytes)]);
                         all.extend(showing.counters);
                     }
                     answer(reply, all);

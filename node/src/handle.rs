@@ -148,7 +148,8 @@ impl Handle {
         self.ask(Request::Keys).await
     }
 
-    /// Counters and gauges by metric name (without the `kith_` prefix).
+    /// Counters and gauges by metric name (without the `kith_` prefix); of several of the same name
+    /// each has its kind behind a dot.
     ///
     /// # Errors
     /// [`Stopped`].

@@ -183,7 +183,7 @@ impl Node {
         let clock = Clock::start();
         tracing::debug!(target: "kith", %bound, advertise = %config.advertise, %node, generation, "starting");
         let core = Core::new(config, keys.clone(), seed, restored, clock.now());
-        let inboxes = Inboxes::new(partitions.shards);
+        let inboxes = Inboxes::new(partitions.shards, Arc::clone(&counters));
         let workers = workers::start("data", inboxes.shards())?;
         let peers = Peers::start(peer::Setup {
             listener,

@@ -415,6 +415,7 @@ impl Partitions {
             let way = shard::Way {
                 outgoing: self.outgoing.clone(),
                 lanes: Arc::clone(&self.lanes),
+                counters: Arc::clone(self.inboxes.counters()),
                 known: Arc::clone(&self.known),
             };
             let task = worker.spawn(shard::run(setup, inbox, calls, way));

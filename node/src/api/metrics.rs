@@ -1,7 +1,10 @@
 //! `GET /metrics`: what Prometheus reads (OpenMetrics text 1.0).
 //!
 //! A registry is made anew for each reading, because the numbers live elsewhere: in the
-//! driver and in the views. The driver's numbers are counters but for those in [`GAUGES`].
+//! driver and in the views. The driver's numbers are counters but for those in [`GAUGES`] and
+//! [`HELD`]; what follows a dot in a name is the value of the label `kind`.
+
+mod help;
 
 use std::{
     collections::BTreeMap,
@@ -41,6 +44,8 @@ use crate::{
 
 /// Numbers of the driver's that go up and down.
 const GAUGES: [&str; 4] = ["health_score", "loss_ppm", "news_backlog", "peer_streams"];
+/// What the node keeps, which goes up and down as well.
+const HELD: [&str; 2] = ["held_bytes", "held_keys"];
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// How many events of each name this agent has seen.
@@ -119,7 +124,11 @@ fn write(
             .get_or_create(&vec![("status", format!("{status:?}").to_lowercase())])
             .set(saturated(count as u64));
     }
-    registry.register("members", "Members by how this node sees them", by_status);
+    registry.register(
+        "members",
+        "Members by how this node sees them: alive, suspect, failed, leaving, left or evicted",
+        by_status,
+    );
 
     let mut gauge = |name, help: &str, value: u64| {
         // The driver may measure the same, and it knows better.
@@ -129,12 +138,12 @@ fn write(
     };
     gauge(
         "healthy",
-        "1 if nothing asks for hands",
+        "1 if nothing asks for an operator's hands, else 0 (`kith status` says why)",
         status.healthy.into(),
     );
     gauge(
         "health_score",
-        "Lifeguard's score of this node: 0 (well) to 8",
+        &said("health_score"),
         status.health_score.into(),
     );
     gauge(
@@ -150,12 +159,12 @@ fn write(
     let own = members.iter().find(|m| m.is_self);
     gauge(
         "partitions_owned",
-        "Partitions that this node owns",
+        "Partitions that this node owns, as far as it knows",
         own.map_or(0, |m| m.owned as u64),
     );
     gauge(
         "partitions_backed_up",
-        "Partitions that this node backs up",
+        "Partitions that this node backs up, as far as it knows",
         own.map_or(0, |m| m.backups as u64),
     );
 
@@ -171,29 +180,41 @@ fn write(
                 .inc_by(*count);
         }
     }
-    registry.register("events", "Events that this node has seen", by_name);
+    registry.register(
+        "events",
+        "Events that this node has seen, by their names in the log",
+        by_name,
+    );
     registry.register(
         "events_uncounted",
         "Events that went by too fast to be counted by name",
         ConstCounter::new(events.missed.load(Ordering::Relaxed)),
     );
 
+    let mut by_kind: BTreeMap<&str, Family<Labels, Counter>> = BTreeMap::new();
     for (name, value) in counters {
-        let metric = metric_name(name);
-        if GAUGES.contains(name) {
-            registry.register(metric, words(name), ConstGauge::new(saturated(*value)));
+        if let Some((name, kind)) = name.split_once('.') {
+            let family = by_kind.entry(name).or_default();
+            let labels = vec![("kind", kind.to_owned())];
+            family.get_or_create(&labels).inc_by(*value);
+        } else if GAUGES.contains(name) || HELD.contains(name) {
+            let gauge = ConstGauge::new(saturated(*value));
+            registry.register(metric_name(name), said(name), gauge);
         } else {
-            registry.register(metric, words(name), ConstCounter::new(*value));
+            registry.register(metric_name(name), said(name), ConstCounter::new(*value));
         }
+    }
+    for (name, family) in by_kind {
+        registry.register(metric_name(name), said(name), family);
     }
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
 }
 
-/// A name of the driver's says what it counts.
-fn words(name: &str) -> String {
-    name.replace('_', " ")
+/// What a number says; of one that nobody has explained, its name does.
+fn said(name: &str) -> String {
+    help::help(name).map_or_else(|| name.replace('_', " "), str::to_owned)
 }
 
 /// Letters, digits and underscores only.

@@ -289,7 +289,13 @@ fn metrics_are_what_prometheus_reads() {
     for line in [
         "application/openmetrics-text",
         "# TYPE kith_datagrams_sent counter",
+        "# HELP kith_datagrams_sent Gossip datagrams that the protocol sent.",
         "kith_datagrams_sent_total 7",
+        "# TYPE kith_peer_sent_bytes counter",
+        "kith_peer_sent_bytes_total{kind=\"copies\"} 12",
+        "kith_peer_sent_bytes_total{kind=\"writes\"} 11",
+        "# TYPE kith_held_bytes gauge",
+        "kith_held_bytes 9",
         "kith_peer_streams 3",
         "kith_members{status=\"alive\"} 1",
         "kith_members{status=\"failed\"} 0",

@@ -12,27 +12,37 @@ use kith_proto::{
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::{MAX_SHARDS, ToShard};
-use crate::peer::TakeFrame;
+use crate::{
+    counters::{About, HostCounters},
+    peer::TakeFrame,
+};
 
 /// The inboxes of all shards, from when they have begun. They do not keep shards from ending.
 #[derive(Clone, Debug)]
 pub(crate) struct Inboxes {
     count: u16,
     shards: Arc<OnceLock<Vec<mpsc::WeakUnboundedSender<ToShard>>>>,
+    counters: Arc<HostCounters>,
 }
 
 impl Inboxes {
     /// For so many shards, or as many as there may be.
-    pub(crate) fn new(shards: u16) -> Self {
+    pub(crate) fn new(shards: u16, counters: Arc<HostCounters>) -> Self {
         Self {
             count: shards.clamp(1, MAX_SHARDS),
             shards: Arc::default(),
+            counters,
         }
     }
 
     /// How many shards there are.
     pub(crate) fn shards(&self) -> u16 {
         self.count
+    }
+
+    /// Where what comes and goes is counted.
+    pub(super) fn counters(&self) -> &Arc<HostCounters> {
+        &self.counters
     }
 
     /// The shards have begun.
@@ -59,7 +69,9 @@ impl Inboxes {
             return true;
         };
         let mut parts: Vec<Vec<Message>> = vec![Vec::new(); shards.len()];
-        for (message, _size) in messages {
+        for (message, size) in messages {
+            let about = About::Partitions(message.kind());
+            self.counters.traffic.received(about, size);
             for (shard, message) in spread::spread(message, self.count) {
                 if let Some(part) = parts.get_mut(usize::from(shard)) {
                     part.push(message);

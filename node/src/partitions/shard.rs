@@ -32,6 +32,7 @@ use tokio::{
 use super::{FromShard, Showing, ToShard, topology::Known};
 use crate::{
     clock::{Clock, unix_millis},
+    counters::{About, HostCounters},
     kv::Call,
     peer::Lanes,
     storage::{Engine, Gathering, SyncRequests},
@@ -117,6 +118,7 @@ struct Running {
 pub(super) struct Way {
     pub(super) outgoing: mpsc::UnboundedSender<FromShard>,
     pub(super) lanes: Arc<Lanes>,
+    pub(super) counters: Arc<HostCounters>,
     pub(super) known: Arc<Known>,
 }
 
@@ -316,6 +318,10 @@ impl Running {
         let frame = self.frames.entry(to).or_insert_with(begun);
         let before = frame.len();
         message::append(message, frame);
+        let about = About::Partitions(message.kind());
+        // The mark at a frame's beginning is of no message.
+        let size = frame.len() - before.max(1);
+        self.way.counters.traffic.sent(about, size);
         if frame.len() > FRAME && before > 0 {
             let mut last = vec![message::FRAME_MARK];
             last.extend_from_slice(&frame[before..]);

@@ -30,7 +30,7 @@ use super::{
     CLOSE_DEADLINE, MAX_QUEUED, Report, Shared,
     lane::{Detour, LongWay},
 };
-use crate::counters::HostCounters;
+use crate::counters::{About, HostCounters};
 
 /// What each direction's buffer holds at first, and between large frames (bytes). Most
 /// streams are silent most of the time, and a node has many.
@@ -158,6 +158,10 @@ impl State {
             return;
         }
         self.queued.fetch_add(size, Relaxed);
+        // Shards count their own, by what they are about.
+        if !is_marked(&frame) {
+            self.counters.traffic.sent(About::Membership, frame.len());
+        }
         // Fails only if the stream's task has ended, see `Outbox::send`.
         drop(frames.send(frame));
     }
@@ -291,6 +295,9 @@ async fn hand_over(
             return (shared.take_frame)(*peer, frame, room);
         }
         introduction = Some(Introduction::begin(state));
+    } else {
+        let traffic = &shared.counters.traffic;
+        traffic.received(About::Membership, frame.len());
     }
     let report = Report::Frame {
         stream,

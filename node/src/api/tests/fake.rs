@@ -143,7 +143,13 @@ fn drive(mut queue: mpsc::Receiver<Request>, told: &mpsc::UnboundedSender<Comman
                 primary: true,
             }])),
             Request::Counters(reply) => {
-                drop(reply.send(BTreeMap::from([("datagrams_sent", 7), ("peer_streams", 3)])));
+                drop(reply.send(BTreeMap::from([
+                    ("datagrams_sent", 7),
+                    ("held_bytes", 9),
+                    ("peer_sent_bytes.copies", 12),
+                    ("peer_sent_bytes.writes", 11),
+                    ("peer_streams", 3),
+                ])));
             }
             Request::Settings(_, reply) => drop(reply.send(())),
             Request::KeyGiven(_, reply) => drop(reply.send(Ok(()))),
