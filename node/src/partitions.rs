@@ -366,6 +366,11 @@ impl Partitions {
             Consistency::Strict => SyncMode::Always,
             Consistency::Available => SyncMode::Interval,
         });
+        if self.data_dir.is_some()
+            && let Some(text) = warning(sync, settings.consistency)
+        {
+            tracing::warn!(target: "kith::settings", "{text}");
+        }
         let shards = self.options.shards;
         let mut forgetful = false;
         let mut opening = None;
@@ -430,6 +435,16 @@ impl Partitions {
     }
 }
 
+/// What an operator of a node that keeps its data so should know.
+fn warning(sync: SyncMode, consistency: Consistency) -> Option<&'static str> {
+    let careless = consistency == Consistency::Strict && sync == SyncMode::Never;
+    careless.then_some(
+        "this cluster is strict, and with --sync never this node acknowledges writes that are on no disk: if the \
+         machines of most members of a partition lose power or crash at about the same time, acknowledged writes \
+         are lost, or the partition stays blocked until `kith recover`. --sync always keeps them",
+    )
+}
+
 impl Running {
     fn tell(&self, message: ToShard) {
         // Fails only if it has ended, which it has told.
@@ -461,3 +476,21 @@ impl OnDisk {
 
 /// Whoever wants to know where partitions are.
 pub(crate) type TopologyWatch = watch::Receiver<Arc<Topology>>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_promises_much_and_keeps_little_is_warned() {
+        let text = warning(SyncMode::Never, Consistency::Strict).unwrap();
+        assert!(text.contains("acknowledged writes are lost"), "{text}");
+        for (sync, consistency) in [
+            (SyncMode::Never, Consistency::Available),
+            (SyncMode::Interval, Consistency::Strict),
+            (SyncMode::Always, Consistency::Strict),
+        ] {
+            assert_eq!(warning(sync, consistency), None, "{sync:?} {consistency:?}");
+        }
+    }
+}

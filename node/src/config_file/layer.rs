@@ -136,7 +136,8 @@ pub struct Layer {
     #[arg(long, value_name = "N", value_parser = parse_whole)]
     pub shards: Option<u32>,
     /// When data reaches the disk: before it is acknowledged, every 100 ms, or when the system
-    /// likes; what is later can be lost when the machine (not the process) stops
+    /// likes; what is later can be lost when the machine (not the process) stops. With "never" a
+    /// strict cluster does not keep what it promises then, and says so at its start
     /// [default: interval; always in strict clusters]
     #[arg(
         long,
