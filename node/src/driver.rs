@@ -35,6 +35,7 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
+pub(crate) use self::hand_over::Departure;
 use crate::{
     clock::Clock,
     counters::HostCounters,
@@ -90,16 +91,6 @@ pub(crate) struct Replies {
     last: u64,
     waiting: BTreeMap<RequestId, oneshot::Sender<Answer>>,
 }
-
-/// Partitions are handed over before the node leaves.
-#[derive(Debug)]
-pub(crate) struct Departure {
-    returning: bool,
-    until: Time,
-}
-
-/// A node that stops and will be back waits at most so long until others own its partitions.
-const HAND_OVER: Duration = Duration::from_secs(5);
 
 impl Driver {
     /// Runs until the core stops, or cannot be served any more; then sends what is queued,
@@ -262,7 +253,11 @@ impl Driver {
 
     fn serve(&mut self, request: Request) {
         match request {
-            Request::Agent(reply) => answer(reply, views::agent(&self.core, &self.host)),
+            Request::Agent(reply) => {
+                let mut view = views::agent(&self.core, &self.host);
+                view.leaving = self.departure_view();
+                answer(reply, view);
+            }
             Request::Members(reply) => {
                 let topology = self.partitions.topology();
                 answer(reply, views::members(&self.core, &self.host, &topology));

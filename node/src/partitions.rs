@@ -144,15 +144,34 @@ pub(crate) enum FromShard {
     Broken(String),
     /// A shard has to talk to these members.
     Needs(u16, BTreeSet<NodeId>),
-    /// How many partitions a shard owns, and in how many it is a member.
-    Holds {
-        /// Which shard.
-        shard: u16,
-        /// Owned.
-        owned: usize,
-        /// Member of.
-        member: usize,
-    },
+    /// What a shard holds.
+    Holds(u16, Holds),
+}
+
+/// How much of the cluster is here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holds {
+    /// Partitions owned.
+    pub(crate) owned: usize,
+    /// Those of them that no other node is a member of.
+    pub(crate) alone: usize,
+    /// Partitions of which this node is a member, owned or not.
+    pub(crate) member: usize,
+    /// What these take (bytes), about, when their members changed last.
+    pub(crate) bytes: u64,
+}
+
+impl std::ops::Add for Holds {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            owned: self.owned + other.owned,
+            alone: self.alone + other.alone,
+            member: self.member + other.member,
+            bytes: self.bytes + other.bytes,
+        }
+    }
 }
 
 /// Everything about partitions that the driver has.
@@ -171,7 +190,7 @@ pub(crate) struct Partitions {
     outgoing: mpsc::UnboundedSender<FromShard>,
     shards: Vec<Running>,
     disk: Option<OnDisk>,
-    holds: Vec<(usize, usize)>,
+    holds: Vec<Holds>,
     needs: Vec<BTreeSet<NodeId>>,
     summaries: Summaries,
 }
@@ -225,7 +244,7 @@ impl Partitions {
             outgoing,
             shards: Vec::new(),
             disk: None,
-            holds: vec![(0, 0); usize::from(options.shards)],
+            holds: vec![Holds::default(); usize::from(options.shards)],
             needs: vec![BTreeSet::new(); usize::from(options.shards)],
             summaries: Summaries::default(),
             options,
@@ -309,18 +328,17 @@ impl Partitions {
         self.needs.iter().flatten().copied().collect()
     }
 
-    /// A shard holds so many partitions now, as owner and as member.
-    pub(crate) fn set_holds(&mut self, shard: u16, holds: (usize, usize)) {
+    /// What a shard holds now.
+    pub(crate) fn set_holds(&mut self, shard: u16, holds: Holds) {
         if let Some(place) = self.holds.get_mut(usize::from(shard)) {
             *place = holds;
         }
     }
 
-    /// How many partitions this node owns, and in how many it is a member, as far as shards
-    /// have told.
-    pub(crate) fn holds(&self) -> (usize, usize) {
-        let add = |sum: (usize, usize), one: &(usize, usize)| (sum.0 + one.0, sum.1 + one.1);
-        self.holds.iter().fold((0, 0), add)
+    /// What this node holds, as far as shards have told.
+    pub(crate) fn holds(&self) -> Holds {
+        let add = |sum: Holds, one: &Holds| sum + *one;
+        self.holds.iter().fold(Holds::default(), add)
     }
 
     /// What of an event of a shard is to be told now: what several shards tell each for itself

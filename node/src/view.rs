@@ -155,8 +155,22 @@ pub struct AgentView {
     pub http: Option<SocketAddr>,
     /// RESP address.
     pub resp: Option<SocketAddr>,
+    /// While it hands partitions over before it leaves: what is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<LeavingView>,
     /// Effective settings of the agent, by name; secrets left out.
     pub config: BTreeMap<String, serde_json::Value>,
+}
+
+/// What a node that is about to leave has still to hand over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeavingView {
+    /// Partitions.
+    pub partitions: usize,
+    /// What the partitions that it is a member of take (bytes), about.
+    pub bytes: u64,
+    /// Since something was handed over last (milliseconds).
+    pub idle_ms: u64,
 }
 
 /// An entry of `GET /v1/keys`.

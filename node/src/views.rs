@@ -49,6 +49,7 @@ pub(crate) fn agent(core: &Core, host: &Host) -> AgentView {
         gossip: config.advertise,
         http: config.http,
         resp: config.resp,
+        leaving: None,
         config: host.settings.clone(),
     }
 }

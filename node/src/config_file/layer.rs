@@ -146,7 +146,8 @@ pub struct Layer {
         hide_possible_values = true
     )]
     pub sync: Option<Sync>,
-    /// Leaving takes at most this long, 100ms to 24h [default: 30s]
+    /// Leaving for good is given up when nothing was handed over for so long, stopping after so long
+    /// in all; 100ms to 24h [default: 30s]
     #[arg(long, value_name = "TIME")]
     pub leave_timeout: Option<Span>,
     /// Largest datagram sent, 576 to 8192 bytes; those above the path's MTU get lost more

@@ -9,10 +9,79 @@ use kith_proto::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{
-    BATCH, Departure, Driver, FromShard, HAND_OVER, Nodes, TopologyNode, answer, broken, log_event,
-    views,
+    BATCH, Driver, Duration, FromShard, Nodes, Time, TopologyNode, answer, broken, log_event, views,
 };
-use crate::{peer::Introduction, view::PartitionView};
+use crate::{
+    peer::Introduction,
+    view::{LeavingView, PartitionView},
+};
+
+/// A node that stops and will be back waits at most so long until others own its partitions.
+const HAND_OVER: Duration = Duration::from_secs(5);
+/// How often it is told what is left to be handed over.
+const TOLD: Duration = Duration::from_secs(5);
+
+/// Partitions are handed over before the node leaves.
+///
+/// Who leaves for good has copies made elsewhere, however much that is: it gives up once nothing was
+/// handed over for `--leave-timeout`. Who will be back only gives away what others have already.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    returning: bool,
+    began: Time,
+    patience: Duration,
+    /// Partitions that are left.
+    left: usize,
+    /// [`crate::counters::HostCounters::copies_stored`] when it was looked last.
+    stored: u64,
+    /// When something was handed over last.
+    moved: Time,
+    told: Time,
+}
+
+impl Departure {
+    fn begin(now: Time, returning: bool, patience: Duration, left: usize, stored: u64) -> Self {
+        Self {
+            returning,
+            began: now,
+            patience,
+            left,
+            stored,
+            moved: now,
+            told: now,
+        }
+    }
+
+    /// What is left now, and what others have stored so far.
+    fn look(&mut self, now: Time, left: usize, stored: u64) {
+        if left < self.left || stored > self.stored {
+            self.moved = now;
+        }
+        self.left = left;
+        self.stored = stored;
+    }
+
+    fn is_late(&self, now: Time) -> bool {
+        match self.returning {
+            true => now >= self.began + HAND_OVER.min(self.patience),
+            false => now >= self.moved + self.patience,
+        }
+    }
+
+    /// Whether it is time to say how it goes.
+    fn tells(&mut self, now: Time) -> bool {
+        let due = now >= self.told + TOLD;
+        if due {
+            self.told = now;
+        }
+        due
+    }
+
+    fn idle_ms(&self, now: Time) -> u64 {
+        let idle = now.saturating_since(self.moved).as_millis();
+        u64::try_from(idle).unwrap_or(u64::MAX)
+    }
+}
 
 impl Driver {
     /// Tells partitions what has changed for them.
@@ -95,11 +164,7 @@ impl Driver {
                 let all = self.partitions.set_needs(shard, needs);
                 self.core.partition_peers(self.clock.now(), all);
             }
-            FromShard::Holds {
-                shard,
-                owned,
-                member,
-            } => self.partitions.set_holds(shard, (owned, member)),
+            FromShard::Holds(shard, holds) => self.partitions.set_holds(shard, holds),
         }
         None
     }
@@ -118,19 +183,14 @@ impl Driver {
 
     /// Whether partitions have to be handed over before the node leaves; that begins now.
     pub(super) fn hands_over(&mut self, returning: bool) -> bool {
-        if self.departure.is_some() || !self.is_wanted_elsewhere(returning) {
+        let left = self.left_to_hand_over(returning);
+        if self.departure.is_some() || left == 0 {
             return false;
         }
-        let limit = self.core.config().timing.leave;
-        let patience = if returning {
-            HAND_OVER.min(limit)
-        } else {
-            limit
-        };
-        self.departure = Some(Departure {
-            returning,
-            until: self.clock.now() + patience,
-        });
+        let patience = self.core.config().timing.leave;
+        let stored = self.counters.copies_stored.get();
+        let departure = Departure::begin(self.clock.now(), returning, patience, left, stored);
+        self.departure = Some(departure);
         // Nobody waits for its answer.
         let request = RequestId(0);
         let command = Command::Depart { returning };
@@ -138,42 +198,69 @@ impl Driver {
         true
     }
 
-    // Whether there is something to hand over, and somebody to take it.
-    fn is_wanted_elsewhere(&self, returning: bool) -> bool {
-        let (owned, member) = self.partitions.holds();
-        let held = if returning { owned } else { member };
+    // How many partitions somebody else should have before this node goes; 0 if nobody is there to take
+    // them.
+    fn left_to_hand_over(&self, returning: bool) -> usize {
         let living = self
             .core
             .table()
             .living_others()
             .any(|entry| entry.status() == Status::Alive && !entry.is_stopping());
-        held > 0 && living
+        if !living {
+            return 0;
+        }
+        let holds = self.partitions.holds();
+        let cluster = self.core.cluster();
+        // No backup could own them meanwhile, and placement wants none.
+        let single = cluster.is_some_and(|cluster| cluster.settings.copies == 1);
+        match returning {
+            true if single => holds.owned - holds.alone,
+            true => holds.owned,
+            false => holds.member,
+        }
     }
 
-    /// Goes on with leaving once everything was handed over, or it takes too long.
+    /// Goes on with leaving once everything was handed over, or that leads nowhere.
     pub(super) fn has_handed_over(&mut self) -> bool {
-        let Some(departure) = &self.departure else {
+        let Some(mut departure) = self.departure.take() else {
             return false;
         };
-        let (returning, until) = (departure.returning, departure.until);
-        let late = self.clock.now() >= until;
-        if !late && self.is_wanted_elsewhere(returning) {
+        let now = self.clock.now();
+        let left = self.left_to_hand_over(departure.returning);
+        departure.look(now, left, self.counters.copies_stored.get());
+        if left > 0 && !departure.is_late(now) {
+            if departure.tells(now) {
+                let bytes = self.partitions.holds().bytes;
+                tracing::info!(target: "kith", partitions = left, bytes, "leaving: still to be handed over");
+            }
+            self.departure = Some(departure);
             return false;
         }
-        if late {
-            let (owned, member) = self.partitions.holds();
+        if left > 0 {
+            let holds = self.partitions.holds();
             tracing::warn!(
                 target: "kith",
-                owned,
-                member,
+                owned = holds.owned,
+                member = holds.member,
+                idle_ms = departure.idle_ms(now),
                 "not all partitions were handed over in time"
             );
         }
-        self.departure = None;
         let request = RequestId(0);
+        let returning = departure.returning;
         let command = Command::Leave { returning };
         self.feed(Input::Command { request, command });
         true
+    }
+
+    /// How handing over goes, while that is done.
+    pub(super) fn departure_view(&self) -> Option<LeavingView> {
+        let departure = self.departure.as_ref()?;
+        Some(LeavingView {
+            partitions: departure.left,
+            bytes: self.partitions.holds().bytes,
+            idle_ms: departure.idle_ms(self.clock.now()),
+        })
     }
 
     /// Partitions as this node knows them.
@@ -194,5 +281,47 @@ impl Driver {
             let views = views::partitions(&showing.partitions, partitions, &names, key.as_deref());
             answer(reply, views);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    fn at(seconds: u64) -> Time {
+        Time::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn whoever_leaves_for_good_goes_on_while_something_is_handed_over() {
+        let mut departure = Departure::begin(at(0), false, PATIENCE, 9, 100);
+        for (second, left, stored) in [(25, 9, 101), (50, 9, 102), (75, 8, 102)] {
+            departure.look(at(second), left, stored);
+            assert!(!departure.is_late(at(second + 29)), "{second} s");
+            assert_eq!(departure.idle_ms(at(second + 1)), 1000);
+        }
+        departure.look(at(104), 8, 102);
+        assert!(!departure.is_late(at(104)));
+        // One more that came meanwhile is nothing handed over.
+        departure.look(at(105), 9, 102);
+        assert!(departure.is_late(at(105)));
+    }
+
+    #[test]
+    fn whoever_will_be_back_stops_soon_whatever_moves() {
+        let mut departure = Departure::begin(at(0), true, PATIENCE, 9, 100);
+        departure.look(at(4), 8, 101);
+        assert!(!departure.is_late(at(4)));
+        departure.look(at(5), 7, 102);
+        assert!(departure.is_late(at(5)));
+    }
+
+    #[test]
+    fn what_is_left_is_told_every_few_seconds() {
+        let mut departure = Departure::begin(at(0), false, PATIENCE, 9, 100);
+        let told = (1..=20).filter(|second| departure.tells(at(*second)));
+        assert_eq!(told.collect::<Vec<_>>(), [5, 10, 15, 20]);
     }
 }

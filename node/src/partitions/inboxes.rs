@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use kith_proto::{
     id::NodeId,
     replica::{
-        message::{self, Message},
+        message::{self, Body, Message},
         spread,
     },
 };
@@ -72,6 +72,13 @@ impl Inboxes {
         for (message, size) in messages {
             let about = About::Partitions(message.kind());
             self.counters.traffic.received(about, size);
+            if let Message::Partition {
+                body: Body::Stored { .. },
+                ..
+            } = message
+            {
+                self.counters.copies_stored.up();
+            }
             for (shard, message) in spread::spread(message, self.count) {
                 if let Some(part) = parts.get_mut(usize::from(shard)) {
                     part.push(message);

@@ -29,7 +29,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{FromShard, Showing, ToShard, topology::Known};
+use super::{FromShard, Holds, Showing, ToShard, topology::Known};
 use crate::{
     clock::{Clock, unix_millis},
     counters::{About, HostCounters},
@@ -110,7 +110,7 @@ struct Running {
     /// What is to be sent once all that is to be done is.
     frames: BTreeMap<NodeId, Vec<u8>>,
     shown: BTreeMap<PartitionId, ConfigId>,
-    holds: (usize, usize),
+    holds: Holds,
     needs: BTreeSet<NodeId>,
 }
 
@@ -179,7 +179,7 @@ async fn drive(
         number: setup.shard.0,
         frames: BTreeMap::new(),
         shown: BTreeMap::new(),
-        holds: (0, 0),
+        holds: Holds::default(),
         needs: BTreeSet::new(),
     };
     running.exchange(&mut inbox, &mut calls).await
@@ -378,14 +378,16 @@ impl Running {
             }
         }
         self.way.known.partitions(changed);
-        let holds = self.shard.holds();
+        let (owned, member) = self.shard.holds();
+        let holds = Holds {
+            owned,
+            alone: self.shard.owned_alone(),
+            member,
+            bytes: self.shard.held_bytes(),
+        };
         if holds != self.holds {
             self.holds = holds;
-            self.tell(FromShard::Holds {
-                shard: self.number,
-                owned: holds.0,
-                member: holds.1,
-            });
+            self.tell(FromShard::Holds(self.number, holds));
         }
     }
 

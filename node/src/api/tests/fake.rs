@@ -173,6 +173,7 @@ fn drive(mut queue: mpsc::Receiver<Request>, told: &mpsc::UnboundedSender<Comman
 
 fn agent() -> AgentView {
     AgentView {
+        leaving: None,
         name: "n1".to_owned(),
         id: NodeId(1),
         generation: 1,
