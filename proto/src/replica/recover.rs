@@ -92,7 +92,10 @@ impl Shard {
         let mut given_up = before.members.iter().filter(|member| !next.has(**member));
         let members: Vec<String> = names(self, &mut next.members.iter());
         let without: Vec<String> = names(self, &mut given_up);
-        *self.recovered.entry(without.clone()).or_default() += 1;
+        // Each partition lists its members in an order of its own.
+        let mut sorted = without.clone();
+        sorted.sort_unstable();
+        *self.recovered.entry(sorted).or_default() += 1;
         self.summary_soon();
         self.event(Event::PartitionRecovered {
             partition: p,

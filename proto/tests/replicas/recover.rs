@@ -58,15 +58,20 @@ fn a_minority_goes_on_when_told_to_and_the_others_join_it_later() {
     cluster.set(2, "key", "alone").unwrap();
     let told = recovered(&cluster);
     assert_eq!(told.len(), 4);
-    let told_at_once: usize = cluster
-        .events
-        .iter()
-        .map(|(_, event)| match event {
-            Event::RecoverySummary { partitions, .. } => *partitions,
-            _ => 0,
-        })
-        .sum();
-    assert_eq!(told_at_once, 4);
+    let summaries = cluster.events.iter().filter_map(|(_, event)| match event {
+        Event::RecoverySummary {
+            partitions,
+            without,
+        } => Some((*partitions, without.join(" "))),
+        _ => None,
+    });
+    let summaries: Vec<(usize, String)> = summaries.collect();
+    let partitions = summaries.iter().map(|(partitions, _)| partitions);
+    assert_eq!(partitions.sum::<usize>(), 4);
+    assert!(
+        summaries.iter().all(|(_, without)| without == "n0 n1"),
+        "{summaries:?}"
+    );
     for (members, mut without) in told {
         without.sort();
         assert_eq!(
