@@ -78,6 +78,18 @@ fn a_node_that_is_alone_stops() {
     assert_eq!(cluster.node(0).process().expect_code(), 0);
 }
 
+/// Nobody could own meanwhile what only this node has: it does not wait for that.
+#[test]
+fn a_node_with_the_only_copies_stops() {
+    let cluster = cluster::of(2).flags(&["--copies", "1"]).start();
+    cluster.expect_healthy();
+    let marks = cluster.marks();
+    cluster.node(0).signal(Signal::TERM);
+    assert_eq!(cluster.node(0).process().expect_code(), 0);
+    expect_left(&cluster, 0, &marks, true);
+    expect_all_handed_over(&cluster, 0);
+}
+
 /// Whoever stops gives away what it owns, and is not given it back; where all stop nobody waits.
 fn expect_all_handed_over(cluster: &Cluster, index: usize) {
     let text = cluster.node(index).process().log().text();
