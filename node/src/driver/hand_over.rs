@@ -68,6 +68,12 @@ impl Departure {
         }
     }
 
+    /// Whether it goes on when the node is told again to leave. Whoever wants it to stop does not want it
+    /// to make copies first.
+    fn goes_on(&self, returning: bool) -> bool {
+        !self.returning && !returning
+    }
+
     /// Whether it is time to say how it goes.
     fn tells(&mut self, now: Time) -> bool {
         let due = now >= self.told + TOLD;
@@ -183,8 +189,19 @@ impl Driver {
 
     /// Whether partitions have to be handed over before the node leaves; that begins now.
     pub(super) fn hands_over(&mut self, returning: bool) -> bool {
+        if let Some(departure) = self.departure.take() {
+            if departure.goes_on(returning) {
+                self.departure = Some(departure);
+                return true;
+            }
+            self.warn_of_what_is_left(
+                &departure,
+                "asked to stop before all partitions were handed over",
+            );
+            return false;
+        }
         let left = self.left_to_hand_over(returning);
-        if self.departure.is_some() || left == 0 {
+        if left == 0 {
             return false;
         }
         let patience = self.core.config().timing.leave;
@@ -236,21 +253,21 @@ impl Driver {
             self.departure = Some(departure);
             return false;
         }
-        if left > 0 {
-            let holds = self.partitions.holds();
-            tracing::warn!(
-                target: "kith",
-                owned = holds.owned,
-                member = holds.member,
-                idle_ms = departure.idle_ms(now),
-                "not all partitions were handed over in time"
-            );
-        }
+        self.warn_of_what_is_left(&departure, "not all partitions were handed over in time");
         let request = RequestId(0);
         let returning = departure.returning;
         let command = Command::Leave { returning };
         self.feed(Input::Command { request, command });
         true
+    }
+
+    fn warn_of_what_is_left(&self, departure: &Departure, text: &str) {
+        if self.left_to_hand_over(departure.returning) == 0 {
+            return;
+        }
+        let holds = self.partitions.holds();
+        let idle_ms = departure.idle_ms(self.clock.now());
+        tracing::warn!(target: "kith", owned = holds.owned, member = holds.member, idle_ms, "{text}");
     }
 
     /// How handing over goes, while that is done.
@@ -316,6 +333,14 @@ mod tests {
         assert!(!departure.is_late(at(4)));
         departure.look(at(5), 7, 102);
         assert!(departure.is_late(at(5)));
+    }
+
+    #[test]
+    fn told_to_leave_again_it_goes_on_and_told_to_stop_it_stops() {
+        let leaving = Departure::begin(at(0), false, PATIENCE, 9, 100);
+        assert!(leaving.goes_on(false) && !leaving.goes_on(true));
+        let stopping = Departure::begin(at(0), true, PATIENCE, 9, 100);
+        assert!(!stopping.goes_on(false) && !stopping.goes_on(true));
     }
 
     #[test]
