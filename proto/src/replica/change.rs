@@ -265,13 +265,13 @@ impl Shard {
         }
         change.phase = Phase::Accepting {
             since: now,
-            accepted: BTreeSet::from([own]),
+            accepted: BTreeSet::new(),
         };
         change.asked = None;
         replica.sessions.clear();
-        self.keep_record(p);
+        let after = self.keep_record(p);
         self.ask_to_accept_change(p, config);
-        self.change_is_accepted(p, config);
+        self.accept_after(after, p, config.id, ballot);
     }
 
     fn ask_to_accept_change(&mut self, p: PartitionId, config: &Configuration) {

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand::RngExt;
 
 use super::{
-    chain::{Ballot, Configuration},
+    chain::{Ballot, ConfigId, Configuration},
+    host::SyncToken,
     message::{Attempt, Body},
     omit::Omit,
     owner::millis,
@@ -208,13 +209,38 @@ impl Shard {
         if let Some(proposal) = &mut replica.proposal {
             proposal.phase = Phase::Accepting {
                 next,
-                accepted: BTreeSet::from([own]),
+                accepted: BTreeSet::new(),
             };
             proposal.asked.clear();
         }
-        self.keep_record(p);
+        let after = self.keep_record(p);
         self.ask_again(p);
-        self.accepting(p);
+        self.accept_after(after, p, id, ballot);
+    }
+
+    /// Whoever chooses counts itself once its own acceptance is on its disk, as it counts others (rule 3): a
+    /// sole member that counted before could lose what it chose, and choose another of the same epoch.
+    pub(super) fn accept_after(
+        &mut self,
+        after: SyncToken,
+        p: PartitionId,
+        id: ConfigId,
+        ballot: Ballot,
+    ) {
+        if self.omits(Omit::DurableBallots) {
+            return self.hear_accepted(self.own, p, id, ballot);
+        }
+        self.own_accepted.push_back((after, p, id, ballot));
+    }
+
+    /// Everything before that token is on the disk.
+    pub(super) fn accepted_here(&mut self, token: SyncToken) {
+        while let Some((after, p, id, ballot)) = self.own_accepted.front().copied()
+            && after <= token
+        {
+            self.own_accepted.pop_front();
+            self.hear_accepted(self.own, p, id, ballot);
+        }
     }
 
     /// Whether enough members accepted, or `None` if that cannot be any more.

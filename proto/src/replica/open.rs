@@ -79,6 +79,7 @@ impl Shard {
             token: SyncToken(1),
             sync_wanted: false,
             recorded: SyncToken(0),
+            own_accepted: VecDeque::new(),
             broken: false,
         };
         // Of two lives' numbers none are equal.

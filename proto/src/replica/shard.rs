@@ -15,7 +15,7 @@ use rand::rngs::ChaCha8Rng;
 use super::{
     ask::Asks,
     care::Care,
-    chain::{Chain, ConfigId, Configuration, Rejection},
+    chain::{Ballot, Chain, ConfigId, Configuration, Rejection},
     clocks::Clocks,
     digest::Digests,
     held::Held,
@@ -187,6 +187,8 @@ pub struct Shard {
     pub(super) sync_wanted: bool,
     /// All records of partitions are on the disk with it.
     pub(super) recorded: SyncToken,
+    /// What this node accepted of its own proposals, and when that is on the disk.
+    pub(super) own_accepted: VecDeque<(SyncToken, PartitionId, ConfigId, Ballot)>,
     pub(super) broken: bool,
 }
 
@@ -216,7 +218,10 @@ impl Shard {
                 partition,
                 body,
             } => self.request(request, partition, body),
-            Input::Synced(token) => self.synced(token),
+            Input::Synced(token) => {
+                self.accepted_here(token);
+                self.synced(token);
+            }
         }
     }
 

@@ -22,7 +22,7 @@ use kith_proto::{
     },
     placement::{Peer as Placed, Placer, partition_of},
     replica::{
-        host::{Input, Now, Output, Peer, Standing, SyncMode, View},
+        host::{Input, Now, Output, Peer, Standing, SyncMode, SyncToken, View},
         message::Message,
         recover::Recovery,
         shard::{Config, Shard, Timing},
@@ -39,6 +39,8 @@ pub(crate) struct Cluster {
     /// Milliseconds that each node's clock is wrong by.
     pub(crate) wall_errors: Vec<i64>,
     pub(crate) standing: Vec<Standing>,
+    /// What each node wants to have on its disk, which does not come to an end, if there is anything here.
+    pub(crate) syncing: Vec<Option<Vec<SyncToken>>>,
     pub(crate) events: Vec<(usize, Event)>,
     pub(crate) answers: BTreeMap<RequestId, Result<Response, RequestError>>,
     /// Everything sent, in order.
@@ -112,6 +114,7 @@ impl Cluster {
             now: Time::from_millis(1),
             wall_errors: vec![0; nodes],
             standing: vec![Standing::Living; nodes],
+            syncing: vec![None; nodes],
             events: Vec::new(),
             answers: BTreeMap::new(),
             sent: Vec::new(),
@@ -152,6 +155,19 @@ impl Cluster {
     pub(crate) fn machine_restarts(&mut self, node: usize) {
         self.configs[node].forgetful = true;
         self.shards[node] = self.open(node);
+    }
+
+    /// The process of a node has stopped and started.
+    pub(crate) fn restarts(&mut self, node: usize) {
+        self.shards[node] = self.open(node);
+        self.show();
+    }
+
+    /// A disk that was stuck has done all that was wanted of it.
+    pub(crate) fn disk_goes_on(&mut self, node: usize) {
+        for token in self.syncing[node].take().into_iter().flatten() {
+            self.feed(node, Input::Synced(token));
+        }
     }
 
     fn clock(&self, node: usize) -> Now {
@@ -238,7 +254,10 @@ impl Cluster {
                     } => {
                         self.answers.insert(request, result);
                     }
-                    Output::Sync(token) => inputs.push_back((node, Input::Synced(token))),
+                    Output::Sync(token) => match &mut self.syncing[node] {
+                        Some(stuck) => stuck.push(token),
+                        None => inputs.push_back((node, Input::Synced(token))),
+                    },
                     Output::Event(event) => self.events.push((node, event)),
                     Output::Broken(text) => panic!("a store in memory broke: {text}"),
                 }

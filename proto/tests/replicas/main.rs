@@ -1,5 +1,6 @@
 //! Partition cores, one rule at a time.
 
+mod alone;
 mod asks;
 mod audit;
 mod care;

@@ -107,25 +107,25 @@ impl Lab {
         clocks::acknowledged(self, operation);
     }
 
-    // As what a key was deleted: the newest deletion that is on two disks (one, if there is one member) at that
-    // moment, if a later write has not replaced it already.
+    // As what a key was deleted: the newest deletion that is on two disks at that moment, or on that of an
+    // owner without backups, if a later write has not replaced it already. On one other disk there may be a
+    // deletion that nobody confirmed.
     pub(super) fn deleted_as(&self, operation: &Operation, result: &Ended) -> Option<Version> {
         let applied = matches!(result, Ended::Done(told) if told.applied);
         if operation.asked != Asked::Delete || !applied {
             return None;
         }
         let place = self.place_of(&operation.key);
-        let mut versions: BTreeMap<Version, usize> = BTreeMap::new();
-        for node in &self.nodes {
+        let mut versions: BTreeMap<Version, (usize, bool)> = BTreeMap::new();
+        for (index, node) in self.nodes.iter().enumerate() {
             if let Some(entry) = node.disk.entry(&place).filter(|e| e.value.is_none()) {
-                *versions.entry(entry.version).or_default() += 1;
+                let (disks, alone) = versions.entry(entry.version).or_default();
+                *disks += 1;
+                *alone |= redundancy::majority_of(self, index, place.partition) == Some(1);
             }
         }
-        let least = redundancy::majority(self, place.partition).map_or(2, |it| it.min(2));
-        let kept = versions
-            .into_iter()
-            .rev()
-            .find(|(_, disks)| *disks >= least);
+        let mut newest_first = versions.into_iter().rev();
+        let kept = newest_first.find(|(_, (disks, alone))| *disks >= 2 || *alone);
         kept.map(|(version, _)| version)
     }
 

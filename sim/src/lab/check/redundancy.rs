@@ -60,10 +60,16 @@ fn needed(lab: &Lab, p: PartitionId, version: Version) -> Option<usize> {
 }
 
 // A branch that went on alone has fewer members than there were when something was acknowledged.
-pub(super) fn majority(lab: &Lab, p: PartitionId) -> Option<usize> {
-    let owner = *lab.servers(p).first()?;
-    let config = &lab.shard(owner)?.chain_of(p)?.config;
-    Some(config.majority())
+fn majority(lab: &Lab, p: PartitionId) -> Option<usize> {
+    let servers = lab.servers(p);
+    servers.iter().find_map(|owner| majority_of(lab, *owner, p))
+}
+
+/// How many of its members an owner needs to acknowledge a write; `None`: the node answers for nothing there.
+pub(super) fn majority_of(lab: &Lab, node: NodeIndex, p: PartitionId) -> Option<usize> {
+    let serves = lab.servers(p).contains(&node);
+    let chain = lab.shard(node).filter(|_| serves)?.chain_of(p)?;
+    Some(chain.config.majority())
 }
 
 /// A node has done something: perhaps it dropped a copy.
