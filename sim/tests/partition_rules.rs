@@ -64,7 +64,7 @@ fn rule_a3_what_is_joined_keeps_its_version() {
     caught(
         Omit::WrittenAnew,
         Available,
-        12,
+        96,
         &["redundancy", "durability"],
     );
 }

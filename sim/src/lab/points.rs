@@ -9,6 +9,7 @@
 //! | hand-over | a node is back that placement wants as the owner |
 //! | copy | a member is gone for good, and another node becomes one |
 //! | leave | the owner leaves |
+//! | grow | the only node is back after a restart, and another joins it |
 //! | join | two branches meet after a split (available clusters only) |
 //!
 //! A write begins every 100 ms, through another node each time.
@@ -40,22 +41,25 @@ pub enum Script {
     Leave,
     /// Two branches meet.
     Join,
+    /// The only node is back, and another joins it.
+    Grow,
 }
 
 impl Script {
     /// All that there are in a mode.
     pub fn of(consistency: Consistency) -> &'static [Self] {
-        const ALL: [Script; 6] = [
+        const ALL: [Script; 7] = [
             Script::Write,
             Script::TakeOver,
             Script::HandOver,
             Script::Copy,
             Script::Leave,
+            Script::Grow,
             Script::Join,
         ];
         match consistency {
             Consistency::Available => &ALL,
-            Consistency::Strict => &ALL[..5],
+            Consistency::Strict => &ALL[..6],
         }
     }
 }
@@ -114,6 +118,7 @@ fn lab(case: Case) -> Lab {
     setup.nodes = match script {
         Script::Write | Script::TakeOver | Script::HandOver => 3,
         Script::Copy | Script::Leave | Script::Join => 4,
+        Script::Grow => 1,
     };
     setup.repair_delay = Duration::from_secs(1);
     if setup.is_strict() {
@@ -174,6 +179,11 @@ fn begin(lab: &mut Lab, script: Script) {
             go_on(lab, delay, |_| false);
         }
         Script::Leave => lab.leave(owner),
+        Script::Grow => {
+            lab.kill(owner, false);
+            lab.start(owner);
+            lab.add();
+        }
         Script::Join => {
             lab.split(&[owner]);
             go_on(lab, Duration::from_millis(3500), |_| false);
@@ -208,8 +218,8 @@ fn is_over(lab: &mut Lab, script: Script) -> bool {
 pub fn reference(case: Case) -> Reference {
     let script = case.script;
     let mut lab = lab(case);
-    let nodes = lab.len();
     begin(&mut lab, script);
+    let nodes = lab.len();
     let since = lab.now();
     lab.count_points(true, None);
     let limit = match script {
