@@ -8,7 +8,7 @@
 //!        └──── tokens ──> Syncer    │                                  background
 //!                                   ├── mark      how far was written and flushed, in which
 //!                                   │             boot; locked while it is open
-//!                                   └── FORMAT    "kith partitions, format 3"
+//!                                   └── FORMAT    "kith partitions, format 4"
 //! ```
 //!
 //! # What is promised

@@ -69,6 +69,11 @@ impl Inboxes {
             return true;
         };
         let mut parts: Vec<Vec<Message>> = vec![Vec::new(); shards.len()];
+        let mut put = |shard: u16, message| {
+            if let Some(part) = parts.get_mut(usize::from(shard)) {
+                part.push(message);
+            }
+        };
         for (message, size) in messages {
             let about = About::Partitions(message.kind());
             self.counters.traffic.received(about, size);
@@ -79,9 +84,15 @@ impl Inboxes {
             {
                 self.counters.copies_stored.up();
             }
-            for (shard, message) in spread::spread(message, self.count) {
-                if let Some(part) = parts.get_mut(usize::from(shard)) {
-                    part.push(message);
+            match message {
+                // Nearly all, and for one.
+                Message::Partition { partition, .. } | Message::Ask { partition, .. } => {
+                    put(spread::shard_of(partition, self.count), message);
+                }
+                others => {
+                    for (shard, message) in spread::spread(others, self.count) {
+                        put(shard, message);
+                    }
                 }
             }
         }

@@ -210,32 +210,38 @@ impl Running {
             if timer.deadline() != wake {
                 timer.as_mut().reset(wake);
             }
+            let mut message = None;
+            let mut call = None;
             tokio::select! {
                 biased;
-                message = inbox.recv() => match message {
-                    Some(message) => self.take(message)?,
+                first = inbox.recv() => match first {
+                    Some(first) => message = Some(first),
                     None => return Ok(()),
                 },
-                Some(call) = calls.recv() => self.call(call),
+                Some(first) = calls.recv() => call = Some(first),
                 () = timer.as_mut() => {}
             }
-            for _ in 0..BATCH {
-                let Ok(message) = inbox.try_recv() else { break };
-                self.take(message)?;
-            }
-            for _ in 0..BATCH {
-                let Ok(call) = calls.try_recv() else { break };
-                self.call(call);
-            }
+            // All that has arrived by now.
             let now = now(self.clock);
+            for _ in 0..=BATCH {
+                let Some(next) = message.take().or_else(|| inbox.try_recv().ok()) else {
+                    break;
+                };
+                self.take(now, next)?;
+            }
+            for _ in 0..=BATCH {
+                let Some(next) = call.take().or_else(|| calls.try_recv().ok()) else {
+                    break;
+                };
+                self.call(now, next);
+            }
             if self.shard.poll_timeout().is_some_and(|due| due <= now.time) {
                 self.shard.handle(now, Input::Tick);
             }
         }
     }
 
-    fn take(&mut self, message: ToShard) -> Result<(), String> {
-        let now = now(self.clock);
+    fn take(&mut self, now: Now, message: ToShard) -> Result<(), String> {
         match message {
             ToShard::View(view) => self.shard.handle(now, Input::View(view)),
             ToShard::Peer(from, messages, room) => {
@@ -275,7 +281,7 @@ impl Running {
         }
     }
 
-    fn call(&mut self, call: Call) {
+    fn call(&mut self, now: Now, call: Call) {
         self.last_request += 1;
         let request = RequestId(self.last_request);
         self.replies.insert(request, call.reply);
@@ -284,7 +290,7 @@ impl Running {
             partition: call.partition,
             body: call.request,
         };
-        self.shard.handle(now(self.clock), input);
+        self.shard.handle(now, input);
     }
 
     fn carry_out(&mut self) -> Result<(), String> {

@@ -2,10 +2,14 @@
 //! batch, and what it reads mostly comes from memory.
 //!
 //! ```text
-//!   write, write, write ─► gathered ── commit ──► one batch of the engine
-//!   get ◄── nothing was ever there (see `places`), else gathered, else recent, else the engine
+//!   write, write, write ─► gathered ── commit ──► one batch of the engine, in the order of places
+//!   get ◄── nothing was ever there (see `places`), else recent, else the engine
 //!   anything that goes over several entries: commit first
 //! ```
+//!
+//! What is gathered is recent too, so that it need not be looked for; except for long values, which are
+//! not kept there: before one of those is asked for, all is committed. And what is recent may be
+//! forgotten: it is committed before that.
 //!
 //! A batch costs the engine a system call, a lock and a record of its own, whatever is in it.
 
@@ -17,11 +21,7 @@ use kith_proto::{
     store::partitions::{Batch, Page, Place, Store, StoreError},
 };
 
-use super::{
-    EngineStore,
-    places::Places,
-    recent::{ByPlace, Recent},
-};
+use super::{EngineStore, places::Places, recent::Recent};
 
 /// More than this is not gathered (bytes).
 const MOST: usize = 1 << 20;
@@ -35,7 +35,10 @@ pub struct Gathering {
 #[derive(Debug)]
 struct State {
     engine: EngineStore,
-    entries: ByPlace<Option<Entry>>,
+    /// In the order in which they were written; of those at one place the last counts.
+    entries: Vec<(Place, Option<Entry>)>,
+    /// One of them is not in `recent`.
+    apart: bool,
     chains: BTreeMap<PartitionId, Vec<u8>>,
     facts: BTreeMap<&'static str, Vec<u8>>,
     /// What the entries take (bytes).
@@ -51,7 +54,8 @@ impl Gathering {
         Self {
             state: RefCell::new(State {
                 engine,
-                entries: ByPlace::default(),
+                entries: Vec::new(),
+                apart: false,
                 chains: BTreeMap::new(),
                 facts: BTreeMap::new(),
                 size: 0,
@@ -71,14 +75,34 @@ impl Gathering {
 
 impl State {
     fn commit(&mut self) -> Result<(), StoreError> {
+        let mut entries = std::mem::take(&mut self.entries);
+        // The engine finds places that are near each other faster one after the other.
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        entries.dedup_by(|later, kept| {
+            let same = later.0 == kept.0;
+            if same {
+                std::mem::swap(&mut later.1, &mut kept.1);
+            }
+            same
+        });
         let batch = Batch {
             cleared: Vec::new(),
-            entries: self.entries.drain().collect(),
+            entries,
             chains: std::mem::take(&mut self.chains).into_iter().collect(),
             facts: std::mem::take(&mut self.facts).into_iter().collect(),
         };
         self.size = 0;
+        self.apart = false;
+        self.recent.turned();
         self.engine.write(batch)
+    }
+
+    /// Commits if something that is gathered could be forgotten.
+    fn keep_up(&mut self) -> Result<(), StoreError> {
+        if self.size >= MOST || self.recent.turned() {
+            return self.commit();
+        }
+        Ok(())
     }
 
     fn write(&mut self, batch: Batch) -> Result<(), StoreError> {
@@ -89,8 +113,7 @@ impl State {
                 self.recent.clear(*partition);
             }
             for (place, entry) in &batch.entries {
-                self.places.note(place);
-                self.recent.put(place, entry.as_ref());
+                self.note(place, entry.as_ref());
             }
             self.engine.write(batch)?;
             for partition in cleared {
@@ -99,33 +122,39 @@ impl State {
             return Ok(());
         }
         for (place, entry) in batch.entries {
-            self.places.note(&place);
-            self.recent.put(&place, entry.as_ref());
             self.size += entry.as_ref().map_or(0, |entry| entry.size(&place.key));
-            self.entries.insert(place, entry);
+            self.apart |= !self.note(&place, entry.as_ref());
+            self.entries.push((place, entry));
         }
         self.chains.extend(batch.chains);
         self.facts.extend(batch.facts);
-        if self.size >= MOST {
-            return self.commit();
+        self.keep_up()
+    }
+
+    /// Something is written at a place; true if it is recent now.
+    fn note(&mut self, place: &Place, entry: Option<&Entry>) -> bool {
+        if self.places.note(place) {
+            self.recent.put(place, entry)
+        } else {
+            self.recent.put_first(place, entry)
         }
-        Ok(())
     }
 
     fn get(&mut self, place: &Place) -> Result<Option<Entry>, StoreError> {
+        self.engine.check()?;
         if !self.places.may_hold(place) {
-            self.engine.check()?;
             return Ok(None);
         }
-        if let Some(entry) = self.entries.get(place) {
-            return Ok(entry.clone());
-        }
         if let Some(entry) = self.recent.get(place) {
-            self.engine.check()?;
+            self.keep_up()?;
             return Ok(entry);
+        }
+        if self.apart {
+            self.commit()?;
         }
         let entry = self.engine.get(place)?;
         self.recent.put(place, entry.as_ref());
+        self.keep_up()?;
         Ok(entry)
     }
 }

@@ -6,15 +6,22 @@
 //!           3 | partition u16                      -> a chain record
 //!           4 | partition u16                      -> life u32           after the last clearing
 //!           5 | partition u16                      -> life u32           below it all is swept
-//!           6 | partition u16 | life u32 | bucket u16 | key -> an entry
+//!           an entry's place | key                 -> an entry
+//!
+//!   place   1 | partition 16 bits | life 5 bits | bucket 10 bits                   life below 31
+//!           1 | partition 16 bits | 31   5 bits | 0 10 bits | life u32 | bucket u16         else
 //!
 //!   value   checksum u32 | content
 //!   entry   kind u8 | epoch varint | hlc u64 | branch u64 | [expires u64] | value
 //!           kind: 1 there is a value (else a tombstone), 2 it expires
 //! ```
 //!
-//! Numbers are big-endian, so that the order of keys is the order of places. The checksum is
-//! over key and content: what is found under the wrong key is as wrong as a flipped bit.
+//! Numbers are big-endian, so that the order of keys is the order of places, life by life. The checksum
+//! is over key and content: what is found under the wrong key is as wrong as a flipped bit.
+//!
+//! A place takes four bytes because the engine keeps the first four of each key where it compares them,
+//! and fetches the rest from elsewhere only if they are the same: of what is in memory, mostly one
+//! entry has them. Keys of up to 20 bytes are not kept elsewhere at all.
 
 use bytes::Bytes;
 use kith_proto::{
@@ -34,10 +41,17 @@ const FACT: u8 = 2;
 const CHAIN: u8 = 3;
 const LIFE: u8 = 4;
 const SWEPT: u8 = 5;
-const ENTRY: u8 = 6;
+/// What all keys of entries begin with, and no others.
+const ENTRY: u32 = 1 << 31;
+const PARTITION_SHIFT: u32 = 15;
+const LIFE_SHIFT: u32 = 10;
+/// As many buckets as a place can tell apart.
+pub(super) const BUCKETS: u16 = 1 << LIFE_SHIFT;
+/// Lives from here on have their number behind the place.
+const LATER: Life = (1 << (PARTITION_SHIFT - LIFE_SHIFT)) - 1;
 
-/// Bytes before the key of an entry.
-const PLACE_LEN: usize = 1 + 2 + 4 + 2;
+/// The most bytes before the key of an entry.
+const PLACE_LEN: usize = 4 + 4 + 2;
 /// The longest key that the engine takes (bytes).
 const ENGINE_MAX_KEY: usize = u16::MAX as usize;
 const CHECKSUM_LEN: usize = 4;
@@ -91,41 +105,73 @@ pub(super) fn partition_of(key: &[u8]) -> Option<PartitionId> {
 /// Where the entries of a life of a partition begin.
 pub(super) fn life_start(partition: PartitionId, life: Life) -> Vec<u8> {
     let mut key = Vec::with_capacity(PLACE_LEN);
-    key.extend(tagged(ENTRY, partition));
-    key.extend(life.to_be_bytes());
+    put_life(&mut key, partition, life);
     key
 }
 
-/// What the keys of a bucket begin with.
-pub(super) fn bucket_start(partition: PartitionId, life: Life, bucket: u16) -> Vec<u8> {
-    let mut key = life_start(partition, life);
-    key.extend(bucket.to_be_bytes());
-    key
-}
-
-/// The key of an entry; `None` if it is longer than can be kept.
-pub(super) fn entry_key(place: &Place, life: Life) -> Option<Vec<u8>> {
-    let len = PLACE_LEN + place.key.len();
-    if len > ENGINE_MAX_KEY {
-        return None;
+fn put_life(key: &mut Vec<u8>, partition: PartitionId, life: Life) {
+    let first = ENTRY | (u32::from(partition) << PARTITION_SHIFT) | (life.min(LATER) << LIFE_SHIFT);
+    key.extend(first.to_be_bytes());
+    if life >= LATER {
+        key.extend(life.to_be_bytes());
     }
-    let mut key = Vec::with_capacity(len);
-    key.extend(tagged(ENTRY, place.partition));
-    key.extend(life.to_be_bytes());
-    key.extend(place.bucket.to_be_bytes());
+}
+
+/// What the keys of a bucket begin with; `None` if there is none of that number.
+pub(super) fn bucket_start(partition: PartitionId, life: Life, bucket: u16) -> Option<Vec<u8>> {
+    let mut key = Vec::with_capacity(PLACE_LEN);
+    put_bucket(&mut key, partition, life, bucket).then_some(key)
+}
+
+fn put_bucket(key: &mut Vec<u8>, partition: PartitionId, life: Life, bucket: u16) -> bool {
+    let first = key.len();
+    put_life(key, partition, life);
+    if bucket >= BUCKETS {
+        return false;
+    }
+    let bucket = bucket.to_be_bytes();
+    if life >= LATER {
+        key.extend(bucket);
+    } else {
+        // It has the low bits of the second half to itself.
+        key[first + 2] |= bucket[0];
+        key[first + 3] |= bucket[1];
+    }
+    true
+}
+
+/// The key of an entry; `None` if it is longer than can be kept, or in a bucket that there is not.
+pub(super) fn entry_key(place: &Place, life: Life) -> Option<Vec<u8>> {
+    let mut key = Vec::with_capacity(PLACE_LEN + place.key.len());
+    put_entry_key(&mut key, place, life).then_some(key)
+}
+
+/// The same in a buffer that is used again; false if there is no such key.
+pub(super) fn put_entry_key(key: &mut Vec<u8>, place: &Place, life: Life) -> bool {
+    key.clear();
+    let has_place = put_bucket(key, place.partition, life, place.bucket);
     key.extend_from_slice(&place.key);
-    Some(key)
+    has_place && key.len() <= ENGINE_MAX_KEY
 }
 
 /// The place in the key of an entry.
 pub(super) fn place_of(key: &[u8]) -> Option<Place> {
-    let (head, rest) = key.split_first_chunk::<PLACE_LEN>()?;
-    let [ENTRY, p0, p1, _, _, _, _, b0, b1] = *head else {
+    let (first, mut rest) = key.split_first_chunk()?;
+    let first = u32::from_be_bytes(*first);
+    if first & ENTRY == 0 {
         return None;
-    };
+    }
+    let partition = (first & !ENTRY) >> PARTITION_SHIFT;
+    let mut bucket = first & u32::from(BUCKETS - 1);
+    if (first >> LIFE_SHIFT) & LATER == LATER {
+        let (behind, key) = rest.split_first_chunk::<6>()?;
+        let [_, _, _, _, b0, b1] = *behind;
+        bucket = u32::from(u16::from_be_bytes([b0, b1]));
+        rest = key;
+    }
     Some(Place {
-        partition: PartitionId::from_be_bytes([p0, p1]),
-        bucket: u16::from_be_bytes([b0, b1]),
+        partition: PartitionId::try_from(partition).ok()?,
+        bucket: u16::try_from(bucket).ok()?,
         key: Bytes::copy_from_slice(rest),
     })
 }
@@ -161,16 +207,14 @@ pub(super) fn unseal_number(key: &[u8], value: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(content))
 }
 
-/// A sealed entry.
-pub(super) fn seal_entry(key: &[u8], entry: &Entry) -> Vec<u8> {
-    const MOST: usize = CHECKSUM_LEN + 1 + 10 + 8 + 8 + 8;
-    let value_len = entry.value.as_ref().map_or(0, Bytes::len);
-    let mut sealed = Vec::with_capacity(MOST + value_len);
+/// A sealed entry, in a buffer that is used again.
+pub(super) fn seal_entry(sealed: &mut Vec<u8>, key: &[u8], entry: &Entry) {
+    sealed.clear();
     sealed.extend([0; CHECKSUM_LEN]);
     let has_value = if entry.value.is_some() { HAS_VALUE } else { 0 };
     let expires = if entry.expires.is_some() { EXPIRES } else { 0 };
     sealed.push(has_value | expires);
-    put_varint(&mut sealed, entry.version.epoch);
+    put_varint(sealed, entry.version.epoch);
     sealed.extend(entry.version.hlc.0.to_be_bytes());
     sealed.extend(entry.version.branch.to_be_bytes());
     if let Some(expires) = entry.expires {
@@ -181,7 +225,6 @@ pub(super) fn seal_entry(key: &[u8], entry: &Entry) -> Vec<u8> {
     }
     let sum = checksum(key, &sealed[CHECKSUM_LEN..]);
     sealed[..CHECKSUM_LEN].copy_from_slice(&sum);
-    sealed
 }
 
 /// An entry; `None` if it is not what was written there.
@@ -238,10 +281,13 @@ fn take_varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use kith_proto::replica::digest::buckets;
+
     use super::*;
 
     #[test]
     fn entries_come_back_and_flipped_bits_do_not() {
+        let mut sealed = Vec::new();
         for epoch in [0, 1, 127, 128, 300, u64::MAX] {
             for value in [None, Some(Bytes::new()), Some(Bytes::from("value"))] {
                 for expires in [None, Some(Wall(7))] {
@@ -255,7 +301,7 @@ mod tests {
                         value: value.clone(),
                         expires,
                     };
-                    let mut sealed = seal_entry(b"key", &entry);
+                    seal_entry(&mut sealed, b"key", &entry);
                     assert_eq!(unseal_entry(b"key", &sealed), Some(entry));
                     assert_eq!(unseal_entry(b"kez", &sealed), None);
                     for bit in 0..sealed.len() * 8 {
@@ -268,26 +314,50 @@ mod tests {
         }
     }
 
-    #[test]
-    fn keys_are_in_the_order_of_places() {
-        let place = |partition, bucket, key: &'static str| Place {
+    fn place(partition: PartitionId, bucket: u16, key: &'static str) -> Place {
+        Place {
             partition,
             bucket,
             key: Bytes::from(key),
-        };
-        let places = [
-            place(1, 2, ""),
-            place(1, 2, "a"),
-            place(1, 300, "a"),
-            place(256, 0, "b"),
-        ];
-        let keys = places.clone().map(|place| entry_key(&place, 3).unwrap());
+        }
+    }
+
+    #[test]
+    fn keys_are_in_the_order_of_places_life_by_life() {
+        let mut expected = Vec::new();
+        let mut keys = Vec::new();
+        for partition in [0, 1, 256, PartitionId::MAX] {
+            for life in [0, 1, LATER - 1, LATER, LATER + 1, 1 << 20, Life::MAX] {
+                keys.push(life_start(partition, life));
+                for bucket in [0, 1, 255, 256, BUCKETS - 1] {
+                    keys.push(bucket_start(partition, life, bucket).unwrap());
+                    for key in ["a", "aa", "b"] {
+                        let place = place(partition, bucket, key);
+                        keys.push(entry_key(&place, life).unwrap());
+                        expected.push(place);
+                    }
+                }
+            }
+        }
         assert!(keys.is_sorted());
-        assert_eq!(keys.clone().map(|key| place_of(&key).unwrap()), places);
+        let others = [&HEAD[..], &fact_key("fact"), &swept_key(PartitionId::MAX)];
+        assert!(others.iter().all(|other| *other < keys[0].as_slice()));
+        assert!(others.iter().all(|other| place_of(other).is_none()));
+        let found = keys.iter().filter_map(|key| place_of(key));
+        let found: Vec<Place> = found.filter(|place| !place.key.is_empty()).collect();
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_has_no_key_is_refused() {
         let too_long = Place {
-            key: Bytes::from(vec![0; ENGINE_MAX_KEY]),
+            key: Bytes::from(vec![0; ENGINE_MAX_KEY - 3]),
             ..place(1, 1, "")
         };
         assert_eq!(entry_key(&too_long, 0), None);
+        assert_eq!(entry_key(&place(1, BUCKETS, "a"), 0), None);
+        assert_eq!(bucket_start(1, LATER, BUCKETS), None);
+        let most = (1..=PartitionId::MAX).map(buckets).max();
+        assert_eq!(most, Some(BUCKETS), "buckets that partitions have");
     }
 }

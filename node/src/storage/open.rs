@@ -22,7 +22,7 @@ use crate::disk::{DiskError, replace};
 /// What begins the FORMAT file of a store.
 const FORMAT_PREFIX: &str = "kith partitions, format ";
 /// The format that this build writes, and the newest that it reads.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 const FORMAT_FILE: &str = "FORMAT";
 const MARK_FILE: &str = "mark";
 /// The folder of the engine below.

@@ -84,14 +84,14 @@ impl Places {
         }
     }
 
-    /// Something is written there.
-    pub(super) fn note(&mut self, place: &Place) {
+    /// Something is written there. False: it has not been noted before.
+    pub(super) fn note(&mut self, place: &Place) -> bool {
         if self.most.is_none() {
-            return;
+            return true;
         }
         let hash = hash(place);
         if self.has(hash) {
-            return;
+            return true;
         }
         if self.layers.last().is_none_or(Layer::is_full) {
             self.grow();
@@ -99,6 +99,7 @@ impl Places {
         if let Some(last) = self.layers.last_mut() {
             last.add(hash);
         }
+        false
     }
 
     /// A partition holds nothing now.

@@ -28,6 +28,8 @@ pub(super) struct Recent {
     /// What the young half takes (bytes).
     size: usize,
     half: usize,
+    /// Something was forgotten to make room.
+    turned: bool,
     /// How often each partition was cleared: what was known before is not true any more.
     lives: HashMap<PartitionId, u32>,
 }
@@ -47,6 +49,7 @@ impl Recent {
             old: ByPlace::default(),
             size: 0,
             half: bytes / 2,
+            turned: false,
             lives: HashMap::new(),
         }
     }
@@ -66,33 +69,53 @@ impl Recent {
         Some(found)
     }
 
-    /// That is at a place now.
-    pub(super) fn put(&mut self, place: &Place, entry: Option<&Entry>) {
+    /// That is at a place now. False: it is too long to be kept here.
+    pub(super) fn put(&mut self, place: &Place, entry: Option<&Entry>) -> bool {
+        let Some(new) = self.known(place, entry) else {
+            return false;
+        };
+        if let Some(known) = self.young.get_mut(place) {
+            self.size = self.size.saturating_sub(cost(place, known)) + cost(place, &new);
+            *known = new;
+            return true;
+        }
+        let place = match self.old.remove_entry(place) {
+            Some((place, _)) => place,
+            None => copy(place),
+        };
+        self.insert(place, new);
+        true
+    }
+
+    /// The same for a place where nothing was before, as far as is known: that is not looked for.
+    pub(super) fn put_first(&mut self, place: &Place, entry: Option<&Entry>) -> bool {
+        let Some(new) = self.known(place, entry) else {
+            return false;
+        };
+        // If the old half should know that there was nothing, it is asked after the young one.
+        self.insert(copy(place), new);
+        true
+    }
+
+    // `None`: it is too long, and nothing is known of the place any more.
+    fn known(&mut self, place: &Place, entry: Option<&Entry>) -> Option<Known> {
         let value = entry.and_then(|entry| entry.value.as_ref());
         if value.is_some_and(|value| value.len() > MAX_VALUE) {
             self.forget(place);
-            return;
+            return None;
         }
         // Copies: a part of what was received would keep all of it in memory.
         let entry = entry.map(|entry| Entry {
             value: value.map(|value| Bytes::copy_from_slice(value)),
-            ..entry.clone()
+            ..*entry
         });
         let life = self.life(place.partition);
-        let new = Known { life, entry };
-        if let Some(known) = self.young.get_mut(place) {
-            self.size = self.size.saturating_sub(cost(place, known)) + cost(place, &new);
-            *known = new;
-            return;
-        }
-        let place = match self.old.remove_entry(place) {
-            Some((place, _)) => place,
-            None => Place {
-                key: Bytes::copy_from_slice(&place.key),
-                ..*place
-            },
-        };
-        self.insert(place, new);
+        Some(Known { life, entry })
+    }
+
+    /// Whether anything was forgotten to make room since this was asked last.
+    pub(super) fn turned(&mut self) -> bool {
+        std::mem::take(&mut self.turned)
     }
 
     /// Nothing is known of a place.
@@ -122,7 +145,15 @@ impl Recent {
         if self.size > self.half {
             self.old = std::mem::take(&mut self.young);
             self.size = 0;
+            self.turned = true;
         }
+    }
+}
+
+fn copy(place: &Place) -> Place {
+    Place {
+        key: Bytes::copy_from_slice(&place.key),
+        ..*place
     }
 }
 
@@ -228,6 +259,25 @@ mod tests {
         recent.clear(1);
         assert_eq!(recent.get(&place(8)), None);
         assert_eq!(recent.get(&other), Some(Some(entry(b"y"))));
+    }
+
+    #[test]
+    fn what_is_first_at_a_place_counts_and_room_that_was_made_is_told() {
+        let mut recent = Recent::new(20 * OVERHEAD);
+        recent.put(&place(0), None);
+        assert!(!recent.turned());
+        for number in 1..12 {
+            assert!(recent.put_first(&place(number), Some(&entry(b"x"))));
+        }
+        assert!(recent.turned() && !recent.turned());
+        // Nothing was there, says the old half.
+        assert!(recent.put_first(&place(0), Some(&entry(b"y"))));
+        assert_eq!(recent.get(&place(0)), Some(Some(entry(b"y"))));
+        recent.old = std::mem::take(&mut recent.young);
+        assert_eq!(recent.get(&place(0)), Some(Some(entry(b"y"))));
+        let long = entry(&[0; MAX_VALUE + 1]);
+        assert!(!recent.put_first(&place(0), Some(&long)));
+        assert_eq!(recent.get(&place(0)), None);
     }
 
     #[test]

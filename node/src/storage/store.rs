@@ -74,10 +74,7 @@ impl EngineStore {
     }
 
     fn key(&self, place: &Place, life: Life) -> Result<Vec<u8>, StoreError> {
-        layout::entry_key(place, life).ok_or_else(|| {
-            let len = place.key.len();
-            StoreError(format!("a key of {len} bytes is longer than can be kept"))
-        })
+        layout::entry_key(place, life).ok_or_else(|| no_key(place))
     }
 }
 
@@ -102,11 +99,10 @@ impl Store for EngineStore {
         self.engine.check()?;
         let life = self.engine.life(partition);
         let begin = match after {
-            Some(place) if place.partition == partition => self.key(place, life)?,
-            _ => layout::life_start(partition, life),
+            Some(place) if place.partition == partition => Bound::Excluded(self.key(place, life)?),
+            _ => Bound::Included(layout::life_start(partition, life)),
         };
-        // Neither bound is the key of an entry that is wanted; and no later life has any.
-        let range = (Bound::Excluded(begin), end_of(partition, life));
+        let range = (begin, end_of(partition, life));
         let mut page = Page::new();
         let mut size = 0;
         for pair in self.engine.keyspace.range(range).map(Guard::into_inner) {
@@ -122,7 +118,10 @@ impl Store for EngineStore {
 
     fn bucket(&self, partition: PartitionId, bucket: u16) -> Result<Page, StoreError> {
         self.engine.check()?;
-        let prefix = layout::bucket_start(partition, self.engine.life(partition), bucket);
+        let life = self.engine.life(partition);
+        let Some(prefix) = layout::bucket_start(partition, life, bucket) else {
+            return Ok(Page::new());
+        };
         let pairs = self.engine.keyspace.prefix(prefix).map(Guard::into_inner);
         pairs.map(|pair| self.found(pair)).collect()
     }
@@ -186,18 +185,22 @@ impl EngineStore {
             let key = layout::life_key(partition);
             sealed.insert(keyspace, key, layout::seal_number(&key, u64::from(life)));
         }
+        // What the engine takes it copies.
+        let (mut key, mut value) = (Vec::new(), Vec::new());
         for (place, entry) in &batch.entries {
             let life = match reborn.binary_search_by_key(&place.partition, |(p, _)| *p) {
                 Ok(i) => reborn[i].1,
                 Err(_not_cleared) => self.engine.life(place.partition),
             };
-            let key = self.key(place, life)?;
+            if !layout::put_entry_key(&mut key, place, life) {
+                return Err(no_key(place));
+            }
             match entry {
                 Some(entry) => {
-                    let value = layout::seal_entry(&key, entry);
-                    sealed.insert(keyspace, key, value);
+                    layout::seal_entry(&mut value, &key, entry);
+                    sealed.insert(keyspace, key.as_slice(), value.as_slice());
                 }
-                None => sealed.remove(keyspace, key),
+                None => sealed.remove(keyspace, key.as_slice()),
             }
         }
         for (partition, record) in &batch.chains {
@@ -211,6 +214,13 @@ impl EngineStore {
         }
         Ok(sealed)
     }
+}
+
+fn no_key(place: &Place) -> StoreError {
+    let (len, bucket) = (place.key.len(), place.bucket);
+    StoreError(format!(
+        "a key of {len} bytes in bucket {bucket} is longer than can be kept, or there is no such bucket"
+    ))
 }
 
 /// Where the entries of a life of a partition end.

@@ -30,24 +30,23 @@ pub(super) fn run(engine: &Inner, inbox: &Receiver<PartitionId>) {
 fn sweep(engine: &Inner, partition: PartitionId) -> Result<(), StoreError> {
     let life = engine.life(partition);
     let end = layout::life_start(partition, life);
-    let mut begin = layout::life_start(partition, 0);
+    let mut begin = Bound::Included(layout::life_start(partition, 0));
     loop {
         engine.check()?;
         engine.throttle()?;
         let mut batch = engine.batch(PIECE);
-        let range = (Bound::Excluded(begin.clone()), Bound::Excluded(end.clone()));
+        let range = (begin.clone(), Bound::Excluded(end.clone()));
         let range = engine.keyspace.range(range);
+        let mut last = None;
         for key in range.take(PIECE).map(Guard::key) {
             let key = key.map_err(|error| engine.fail_with(&error))?;
-            // The next piece begins after this one; going over what was just removed again
-            // and again would take longer and longer.
-            begin.clear();
-            begin.extend_from_slice(&key);
+            last = Some(key.clone());
             batch.remove(&engine.keyspace, key);
         }
-        if batch.is_empty() {
-            break;
-        }
+        let Some(last) = last else { break };
+        // The next piece begins after this one; going over what was just removed again
+        // and again would take longer and longer.
+        begin = Bound::Excluded(last.to_vec());
         engine.commit(batch)?;
         if engine.is_closing() {
             return Ok(());

@@ -283,6 +283,48 @@ fn what_was_cleared_is_swept() {
     check(&engine.store());
 }
 
+/// The numbers of lives outgrow the four bytes of a place.
+#[test]
+fn a_partition_may_be_cleared_often() {
+    const OFTEN: u64 = 70;
+    let (_parent, path) = directory();
+    let mut engine = open(&path);
+    for life in 0..OFTEN {
+        let mut batch = Batch {
+            cleared: vec![7],
+            ..Batch::default()
+        };
+        for number in 0..3 {
+            let place = place(7, format!("key {}", life + number));
+            batch.entries.push((place, Some(entry(life, "v"))));
+        }
+        let expected: Page = batch
+            .entries
+            .iter()
+            .cloned()
+            .map(|(p, e)| (p, e.unwrap()))
+            .collect();
+        let mut store = engine.store();
+        store.write(batch).unwrap();
+        for (place, there) in &expected {
+            assert_eq!(store.get(place).unwrap().as_ref(), Some(there));
+        }
+        let there = all(&store, 7).unwrap();
+        assert!(
+            there.len() == 3 && expected.iter().all(|one| there.contains(one)),
+            "life {life}"
+        );
+        if life % 16 == 0 {
+            drop((store, engine));
+            engine = open(&path);
+            assert_eq!(all(&engine.store(), 7).unwrap(), there, "life {life}");
+        }
+    }
+    let inner = engine.shared();
+    let range = layout::life_start(7, 0)..layout::life_start(8, 0);
+    until("swept", || inner.keyspace.range(range.clone()).count() == 3);
+}
+
 #[test]
 fn keys_too_long_are_refused_without_breaking_anything() {
     let (_parent, path) = directory();

@@ -133,6 +133,9 @@ impl Connection {
     /// It ended otherwise; nobody can be told.
     pub(super) async fn serve(mut self) -> io::Result<()> {
         let server = Arc::clone(&self.server);
+        // One for all rounds: whoever begins to wait anew takes a lock that all connections share.
+        let stopped = server.stop.cancelled();
+        tokio::pin!(stopped);
         loop {
             self.begin_what_came().await;
             self.go_on_waiting().await?;
@@ -170,7 +173,7 @@ impl Connection {
                     0 => Woken::Ended,
                     _ => Woken::Read,
                 },
-                () = server.stop.cancelled(), if may_read => Woken::Ended,
+                () = stopped.as_mut(), if may_read => Woken::Ended,
             };
             match woken {
                 Woken::Answered => self.finish_what_is_ready().await?,
@@ -294,6 +297,7 @@ impl Connection {
     /// Writes the answers that are there, up to the first that is not.
     async fn finish_what_is_ready(&mut self) -> io::Result<()> {
         let now = Instant::now();
+        let mut began = self.out.is_empty();
         while let Some(oldest) = self.pending.front_mut() {
             if !oldest.is_ready() {
                 break;
@@ -314,9 +318,6 @@ impl Connection {
             if let (Kind::Write, Some(number), Some(version)) = (kind, wrote, version) {
                 self.written.learn(number, version);
             }
-            if self.out.is_empty() {
-                self.flush.as_mut().reset((now + FLUSH_AFTER).into());
-            }
             self.server.operations.ended(
                 Interface::Resp,
                 work(kind),
@@ -327,7 +328,12 @@ impl Connection {
             reply.write(protocol, &mut self.out);
             if self.out.len() >= FLUSH_AT {
                 self.write_out().await?;
+                began = true;
             }
+        }
+        // When nothing is pending they are written at once.
+        if began && !self.out.is_empty() && !self.pending.is_empty() {
+            self.flush.as_mut().reset((now + FLUSH_AFTER).into());
         }
         Ok(())
     }

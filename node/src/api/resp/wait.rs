@@ -36,6 +36,8 @@ use crate::kv::{Begun, Kv, Topology};
 const FEW: (usize, usize) = (64, 16 << 10);
 /// The same once it has.
 const MANY: (usize, usize) = (1024, 256 << 10);
+/// What keeps a key of up to this is used again for another (bytes).
+const KEPT_KEY: usize = 256;
 /// Before an owner that could not answer is asked again.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -55,7 +57,7 @@ pub(super) struct Written {
 
 #[derive(Debug)]
 struct Wrote {
-    key: Bytes,
+    key: Vec<u8>,
     /// Its version, where that was told.
     version: Option<Version>,
     /// Backups that are known to have it.
@@ -74,24 +76,32 @@ impl Written {
     }
 
     pub(super) fn add(&mut self, key: &Bytes) {
-        // A copy: a part of what was received would keep all of it.
-        let key = Bytes::copy_from_slice(key);
-        self.size += key.len();
-        self.writes.push_back(Wrote {
-            key,
-            version: None,
-            known: 0,
-        });
         let (most, bytes) = if self.waits { MANY } else { FEW };
-        while self.writes.len() > most || self.size > bytes {
+        // What keeps the key of one that is forgotten keeps the new one.
+        let mut kept = Vec::new();
+        while self.writes.len() >= most || self.size + key.len() > bytes {
             let Some(oldest) = self.writes.pop_front() else {
-                return;
+                break;
             };
             self.size -= oldest.key.len();
             self.first += 1;
             let least = self.forgotten.unwrap_or(usize::MAX);
             self.forgotten = Some(least.min(oldest.known));
+            kept = oldest.key;
         }
+        // A copy: a part of what was received would keep all of it.
+        if kept.capacity() <= KEPT_KEY {
+            kept.clear();
+            kept.extend_from_slice(key);
+        } else {
+            kept = key.to_vec();
+        }
+        self.size += key.len();
+        self.writes.push_back(Wrote {
+            key: kept,
+            version: None,
+            known: 0,
+        });
     }
 
     /// The version of a write, now that it is acknowledged.
@@ -232,7 +242,8 @@ impl Wait {
         written.before(self.end).filter_map(move |(number, wrote)| {
             let partition = partition_of(&wrote.key, topology.len());
             let known = wrote.known.max(sure(topology, partition, ack));
-            (known < self.wanted).then(|| (number, wrote.key.clone(), wrote.version))
+            (known < self.wanted)
+                .then(|| (number, Bytes::copy_from_slice(&wrote.key), wrote.version))
         })
     }
 }

@@ -22,7 +22,7 @@ fn a_partition() -> impl Strategy<Value = PartitionId> {
 }
 
 fn a_place() -> impl Strategy<Value = Place> {
-    let bucket = prop::sample::select([0, 1, 255, 256, u16::MAX].as_slice());
+    let bucket = prop::sample::select([0, 1, 255, 256, layout::BUCKETS - 1].as_slice());
     let byte = prop::sample::select([0_u8, 1, 255].as_slice());
     let key = prop::collection::vec(byte, 0..4);
     (a_partition(), bucket, key).prop_map(|(partition, bucket, key)| Place {
@@ -34,7 +34,12 @@ fn a_place() -> impl Strategy<Value = Place> {
 
 fn an_entry() -> impl Strategy<Value = Entry> {
     let version = (any::<u64>(), any::<u64>(), any::<u64>());
-    let value = prop::option::of(prop::collection::vec(any::<u8>(), 0..100));
+    // Long ones are not kept in memory.
+    let value = prop_oneof![
+        8 => prop::collection::vec(any::<u8>(), 0..100),
+        1 => any::<u8>().prop_map(|byte| vec![byte; 5000]),
+    ];
+    let value = prop::option::of(value);
     (version, value, any::<Option<u64>>()).prop_map(|(version, value, expires)| Entry {
         version: Version {
             epoch: version.0,
