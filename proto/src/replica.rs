@@ -59,8 +59,8 @@
 //!    (`compared`: `takes_transfer`).
 //! 5. Installing clears promised and accepted with one record; the record stays when the data goes
 //!    (`chain`: `install`, `learner`: `clear`).
-//! 6. Only members decide; a strict learner drops what it had before it is filled (`chain`:
-//!    `may_decide`, `learner`: `hear_fill`).
+//! 6. Only members decide; a strict learner drops what it had before it is filled, and no learner merges
+//!    what it kept of another branch (`chain`: `may_decide`, `learner`: `hear_fill`).
 //! 7. What was given a version is never tried again; without an answer it is indeterminate (`ask`,
 //!    `write`).
 //! 8. A strict member that may have forgotten what it acknowledged counts in nothing until the owner

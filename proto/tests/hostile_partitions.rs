@@ -138,7 +138,10 @@ fn samples(config: &Configuration) -> Vec<Message> {
             }],
             drop: vec![(key, Version::default())],
         },
-        Body::Fill { attempt },
+        Body::Fill {
+            attempt,
+            config: boxed(),
+        },
         Body::MayForget { member: true },
         Body::Forget,
         Body::Closed(boxed()),

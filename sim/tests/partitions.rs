@@ -195,6 +195,8 @@ fn random_seeds_pass_in_strict_clusters() {
 /// 4324: the only member told of what it had chosen before that was on its disk, and chose anew after a power cut.
 /// 2320494: the same, while nobody had been told yet: it counted its own acceptance before that was on its disk.
 /// 2321160: the lab took for a deletion that was acknowledged what an owner that had been paused had done alone.
+/// 2536161: what a newcomer kept of another branch replaced what was acknowledged since, by its epoch.
+/// 1633: it was dropped instead, while those that had written it counted on it (an attempt to mend 2536161).
 /// 2248110: an owner was never told of the configuration that names it, and a member waited for it.
 #[test]
 fn seeds_that_failed_once_pass() {
@@ -210,7 +212,7 @@ fn seeds_that_failed_once_pass() {
         [
             129, 188, 438, 453, 505, 516, 595, 722, 751, 952, 1044, 1084, 1133, 1233, 1362, 2048,
             3073, 3082, 3989, 6148, 8506, 8522, 8955, 9384, 1000695, 1006962, 2075189, 2036704,
-            2086418, 2226897, 2248110, 4324, 2320494, 2321160,
+            2086418, 2226897, 2248110, 4324, 2320494, 2321160, 2536161, 1633,
         ],
         Consistency::Available,
     );

@@ -62,11 +62,24 @@ impl Shard {
             .collect();
         for (learner, state) in learners {
             if !state.agreed && ask {
-                self.tell(learner, p, config.id, Body::Fill { attempt }, None);
+                self.ask_to_fill(learner, p, config, attempt);
             } else if state.agreed && !state.equal {
                 self.compare_with(p, learner, config.id, attempt);
             }
         }
+    }
+
+    /// Asks a newcomer to become a copy.
+    pub(super) fn ask_to_fill(
+        &mut self,
+        newcomer: NodeId,
+        p: PartitionId,
+        config: &Configuration,
+        attempt: Attempt,
+    ) {
+        let config = Box::new(config.clone());
+        let id = config.id;
+        self.tell(newcomer, p, id, Body::Fill { attempt, config }, None);
     }
 
     /// A newcomer agreed to become a copy.

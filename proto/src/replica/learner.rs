@@ -2,7 +2,7 @@
 //! have once all who are members have it.
 
 use super::{
-    chain::{Ancestor, ConfigId, Rejection},
+    chain::{Ancestor, ConfigId, Configuration, Rejection},
     message::{Attempt, Body},
     omit::Omit,
     shard::{Filler, Shard, Timer},
@@ -24,7 +24,11 @@ impl Shard {
         p: PartitionId,
         id: ConfigId,
         attempt: Attempt,
+        config: &Configuration,
     ) {
+        if config.id != id || !config.is_legal() {
+            return self.counters_up("rejected_message");
+        }
         let now = self.now.time;
         let fills = self
             .replicas
@@ -51,6 +55,16 @@ impl Shard {
         if let Some(why) = kept {
             return self.reject(from, p, id, attempt, why);
         }
+        // What is kept of another branch is joined by whoever goes on in that: it is kept for them, and they are
+        // told.
+        let foreign = self.is_of_another_branch(p, config);
+        if let Some(chain) = self.chain(p).filter(|_| foreign && !strict)
+            && chain.config.is_rival_of(config)
+            && chain.config.members.iter().any(|it| !self.is_gone(*it))
+        {
+            let why = Rejection::Diverged(Box::new(chain.config.clone()));
+            return self.reject(from, p, id, attempt, why);
+        }
         // Rule 9.
         if self.clock_ahead().is_some() {
             return self.reject(from, p, id, attempt, Rejection::ClockAhead);
@@ -74,7 +88,7 @@ impl Shard {
         // that serves would overwrite it, but not what is of its own epoch (rule 4): with that the
         // copy would never be equal.
         let anew = present.is_none() && !self.is_member(p) && !self.omits(Omit::FreshLearner);
-        let drops = anew && (strict || self.is_stale(p));
+        let drops = anew && (strict || foreign || self.is_stale(p));
         // What may be counted on is dropped only if it turns out to differ.
         let later = drops && self.holds_equal(p, id);
         if drops && !later {
@@ -91,6 +105,21 @@ impl Shard {
         let at = now + Filler::PATIENCE;
         self.timers.set_by(Timer::Partition(p), at);
         self.tell(from, p, id, Body::Filling { attempt }, None);
+    }
+
+    // Whether anything that is kept here comes from a branch that a configuration does not descend from. Epochs of
+    // two branches say nothing about each other: what is older could replace what was acknowledged.
+    fn is_of_another_branch(&self, p: PartitionId, config: &Configuration) -> bool {
+        let Some(replica) = self.replicas.get(&p) else {
+            return false;
+        };
+        let sources = [
+            replica.chain.as_ref().map(|chain| chain.config.id),
+            replica.held.map(|held| held.id),
+            replica.filled_by.map(|by| by.id),
+        ];
+        let of_another = |source: ConfigId| source != config.id && !config.descends_from(source);
+        replica.digests.entries() > 0 && sources.into_iter().flatten().any(of_another)
     }
 
     /// The owner does not want the copy any more.

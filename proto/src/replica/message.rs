@@ -342,6 +342,8 @@ pub enum Body {
     Fill {
         /// The effort.
         attempt: Attempt,
+        /// The configuration that it is made in.
+        config: Box<Configuration>,
     },
     /// Go ahead.
     Filling {

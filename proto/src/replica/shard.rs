@@ -330,7 +330,7 @@ impl Shard {
                 keys,
             } => self.session_listed(from, p, attempt, &buckets, keys),
             Body::Stored { attempt } => self.session_stored(from, p, attempt),
-            Body::Fill { attempt } => self.hear_fill(from, p, id, attempt),
+            Body::Fill { attempt, config } => self.hear_fill(from, p, id, attempt, &config),
             Body::Filling { attempt } => self.hear_filling(from, p, attempt),
             Body::Abandon { attempt } => self.hear_abandon(from, p, id, attempt),
             Body::Vouch => self.hear_vouch(from, p, id),
