@@ -26,10 +26,9 @@ impl Shard {
         let omit = self.omits(Omit::Merge);
         let strict = self.is_strict();
         let root = self.root(p);
-        let Some(config) = self.chain(p).map(|chain| chain.config.clone()) else {
+        let Some(id) = self.chain(p).map(|chain| chain.config.id) else {
             return;
         };
-        let id = config.id;
         let Some(Proposal {
             phase:
                 Phase::Merging {
@@ -85,7 +84,7 @@ impl Shard {
         let number = u64::from(self.ballot_of(p).map_or(0, |ballot| ballot.counter));
         for member in empty {
             let attempt = Attempt::Fill(number);
-            self.ask_to_fill(member, p, &config, attempt);
+            self.ask_to_fill(member, p, attempt);
         }
         self.timers.set_by(
             Timer::Partition(p),

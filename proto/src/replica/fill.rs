@@ -62,7 +62,7 @@ impl Shard {
             .collect();
         for (learner, state) in learners {
             if !state.agreed && ask {
-                self.ask_to_fill(learner, p, config, attempt);
+                self.ask_to_fill(learner, p, attempt);
             } else if state.agreed && !state.equal {
                 self.compare_with(p, learner, config.id, attempt);
             }
@@ -70,16 +70,12 @@ impl Shard {
     }
 
     /// Asks a newcomer to become a copy.
-    pub(super) fn ask_to_fill(
-        &mut self,
-        newcomer: NodeId,
-        p: PartitionId,
-        config: &Configuration,
-        attempt: Attempt,
-    ) {
-        let config = Box::new(config.clone());
-        let id = config.id;
-        self.tell(newcomer, p, id, Body::Fill { attempt, config }, None);
+    pub(super) fn ask_to_fill(&mut self, newcomer: NodeId, p: PartitionId, attempt: Attempt) {
+        if let Some(chain) = self.chain(p) {
+            let config = Box::new(chain.config.clone());
+            let id = config.id;
+            self.tell(newcomer, p, id, Body::Fill { attempt, config }, None);
+        }
     }
 
     /// A newcomer agreed to become a copy.

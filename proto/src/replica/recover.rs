@@ -57,9 +57,7 @@ impl Shard {
         // What people were told may be over: it is looked at now.
         let long: BTreeSet<PartitionId> = self.care.blocked_for_long().collect();
         for (p, replica) in &self.replicas {
-            let chain = replica.chain.as_ref();
-            let is_member = chain.is_some_and(|chain| chain.config.has(self.own));
-            if !is_member || only.is_some_and(|only| only != *p) {
+            if !self.is_member(*p) || only.is_some_and(|only| only != *p) {
                 continue;
             }
             let proposal = replica.proposal.as_ref();

@@ -132,11 +132,8 @@ impl Shard {
 
     /// What the partitions that this node is a member of take here (bytes), about.
     pub fn held_bytes(&self) -> u64 {
-        let held = self.replicas.values().filter(|replica| {
-            let chain = replica.chain.as_ref();
-            chain.is_some_and(|chain| chain.config.has(self.own))
-        });
-        held.map(|replica| replica.digests.bytes()).sum()
+        let held = self.replicas.iter().filter(|(p, _)| self.is_member(**p));
+        held.map(|(_, replica)| replica.digests.bytes()).sum()
     }
 
     /// What a configuration that was chosen says.

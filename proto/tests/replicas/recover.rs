@@ -24,6 +24,18 @@ fn recovered(cluster: &Cluster) -> Vec<(Vec<String>, Vec<String>)> {
         .collect()
 }
 
+fn one_failed_and_two_may_have_forgotten() -> Cluster {
+    let mut cluster = Cluster::new(3, Consistency::Strict);
+    cluster.set(0, "key", "before").expect("all are there");
+    cluster.standing[0] = Standing::Failed;
+    for node in [1, 2] {
+        cluster.machine_restarts(node);
+    }
+    cluster.show_with_places_kept();
+    cluster.run(A_WHILE);
+    cluster
+}
+
 fn all_serve(cluster: &mut Cluster) {
     for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
         for node in 0..cluster.shards.len() {
@@ -97,14 +109,7 @@ fn a_minority_goes_on_when_told_to_and_the_others_join_it_later() {
 
 #[test]
 fn machines_that_may_have_forgotten_go_on_when_told_to_and_a_late_one_follows() {
-    let mut cluster = Cluster::new(3, Consistency::Strict);
-    cluster.set(0, "key", "before").unwrap();
-    cluster.standing[0] = Standing::Failed;
-    for node in [1, 2] {
-        cluster.machine_restarts(node);
-    }
-    cluster.show_with_places_kept();
-    cluster.run(A_WHILE);
+    let mut cluster = one_failed_and_two_may_have_forgotten();
     let refused = cluster.set(1, "key", "refused");
     assert!(
         matches!(refused, Err(RequestError::Unavailable(_))),
@@ -142,14 +147,7 @@ fn an_available_cluster_needs_no_word() {
 /// The word is said at every member, and again at once: what goes on already is left alone.
 #[test]
 fn what_has_just_gone_on_is_not_recovered_anew() {
-    let mut cluster = Cluster::new(3, Consistency::Strict);
-    cluster.set(0, "key", "before").unwrap();
-    cluster.standing[0] = Standing::Failed;
-    for node in [1, 2] {
-        cluster.machine_restarts(node);
-    }
-    cluster.show_with_places_kept();
-    cluster.run(A_WHILE);
+    let mut cluster = one_failed_and_two_may_have_forgotten();
     assert_eq!(cluster.recover(1).begun.len(), 4);
     for node in [1, 2, 1, 2] {
         let again = cluster.recover(node);
