@@ -94,6 +94,7 @@ mod compared;
 mod configuration;
 mod copies;
 mod decide;
+mod difference;
 pub mod digest;
 mod fill;
 pub mod held;

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     id::{NodeId, PartitionId},
+    kv::version::Version,
     store::partitions::Place,
 };
 
@@ -93,10 +94,11 @@ impl Shard {
             }
             Body::Entries { entries, drop, .. } => {
                 // Rule 4: never one of the receiver's present epoch.
-                let epoch = id.epoch;
+                let earlier =
+                    |version: &Version| version.epoch < id.epoch || version.branch != id.branch;
                 let drop: Vec<_> = drop
                     .into_iter()
-                    .filter(|(_, version)| version.epoch < epoch || self.omits(Omit::Attempts))
+                    .filter(|(_, version)| earlier(version) || self.omits(Omit::Attempts))
                     .collect();
                 let merging = matches!(attempt, Attempt::Ballot(_));
                 let drop = if merging { &[][..] } else { &drop[..] };

@@ -374,7 +374,12 @@ impl Shard {
     }
 
     // Rule A3.
-    fn write_anew(&mut self, p: PartitionId, config: &Configuration, entries: Vec<Carried>) {
+    pub(super) fn write_anew(
+        &mut self,
+        p: PartitionId,
+        config: &Configuration,
+        entries: Vec<Carried>,
+    ) {
         let mut anew = BTreeMap::new();
         let as_it_was = self.omits(Omit::WrittenAnew);
         for Carried { key, entry } in entries {
@@ -393,7 +398,15 @@ impl Shard {
         }
     }
 
-    fn conflict(&mut self, p: PartitionId, key: &Bytes, own: Version, theirs: Version, keep: bool) {
+    /// A key was written on both sides of a split, and one of the versions stays.
+    pub(super) fn conflict(
+        &mut self,
+        p: PartitionId,
+        key: &Bytes,
+        own: Version,
+        theirs: Version,
+        keep: bool,
+    ) {
         let (kept, lost) = if keep { (own, theirs) } else { (theirs, own) };
         self.counters_up("conflicts");
         if let Some(joining) = self.joining(p) {

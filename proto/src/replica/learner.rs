@@ -84,11 +84,12 @@ impl Shard {
         }
         let present = self.replica(p).filled_by;
         let present = present.filter(|by| by.is(from, id, attempt));
-        // Rule 6: what a former member had is not merged; rule A5: nor is what is too old. A strict owner
-        // that serves would overwrite it, but not what is of its own epoch (rule 4): with that the
-        // copy would never be equal.
+        // Rule 6: what a former member had is not merged (see `difference`); rule A5: nor is what is too old.
+        // A strict owner overwrites it, but not what is of its own epoch (rule 4): with that the copy would
+        // never be equal.
         let anew = present.is_none() && !self.is_member(p) && !self.omits(Omit::FreshLearner);
-        let drops = anew && (strict || foreign || self.is_stale(p));
+        let of_this_epoch = self.replica(p).digests.latest_epoch() >= id.epoch;
+        let drops = anew && (strict && of_this_epoch || self.is_stale(p));
         // What may be counted on is dropped only if it turns out to differ.
         let later = drops && self.holds_equal(p, id);
         if drops && !later {

@@ -107,6 +107,26 @@ pub(super) enum Phase {
     },
 }
 
+impl Proposal {
+    /// The next configuration that may have been chosen, to judge by those that have promised.
+    ///
+    /// If one was, all that accepted it, or anything with a larger ballot, accepted just that. So what was accepted with the
+    /// largest ballot is it, unless even with all that have not promised too few have: then nothing was
+    /// chosen, nor will be with a smaller ballot, and there is a free choice (Lamport, "Paxos Made Simple", 2.2).
+    fn possibly_chosen(&self, config: &Configuration) -> Option<&Configuration> {
+        let all = self.promised.values().filter_map(|it| it.accepted.as_ref());
+        let (_, next) = all.max_by_key(|(ballot, _)| *ballot)?;
+        let may_have = |member: &&NodeId| match self.promised.get(*member) {
+            Some(Promised { accepted, .. }) => {
+                accepted.as_ref().is_some_and(|(_, other)| other == next)
+            }
+            None => true,
+        };
+        let many = config.members.iter().filter(may_have).count();
+        (many >= config.majority()).then_some(next)
+    }
+}
+
 impl Shard {
     /// Whether a member was declared failed, left, or has been heard of by nobody for long.
     pub(super) fn is_gone(&self, node: NodeId) -> bool {
@@ -446,11 +466,8 @@ impl Shard {
             .filter(|member| proposal.promised.contains_key(member))
             .collect();
         let adopted = proposal
-            .promised
-            .values()
-            .filter_map(|promised| promised.accepted.as_ref())
-            .max_by_key(|(ballot, _)| *ballot)
-            .map(|(_, next)| next.clone())
+            .possibly_chosen(&config)
+            .cloned()
             .filter(|_| (majority || self.omits(Omit::MajorityAdopts)) && !by_word);
         let forks =
             (!majority || by_word) && adopted.is_none() && !self.omits(Omit::StrictMajority);

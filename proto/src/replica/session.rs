@@ -204,50 +204,16 @@ impl Shard {
         let Some(ours) = self.versions(p, buckets) else {
             return;
         };
-        let pull: Vec<Bytes> = theirs
-            .iter()
-            .filter(|(key, version)| ours.get(*key).is_none_or(|own| own < *version))
-            .map(|(key, _)| key.clone())
-            .collect();
-        let overwrites = self.overwrites(p, attempt);
-        let differs = |other: &Version, own: &Version| {
-            if overwrites {
-                other != own
-            } else {
-                other < own
-            }
-        };
-        let push = ours
-            .iter()
-            .filter(|(key, own)| theirs.get(*key).is_none_or(|other| differs(other, own)))
-            .map(|(key, _)| key.clone());
-        let push: VecDeque<Bytes> = push.collect();
+        let exchange = self.exchange(p, peer, attempt, &ours, &theirs);
+        for (key, own, other) in exchange.conflicts {
+            self.conflict(p, &key, own, other, own.hlc >= other.hlc);
+        }
         if let Some(session) = self.session(p, peer, attempt) {
-            session.push = push;
-            if overwrites {
-                // Strict: what the owner does not have goes, and the owner takes nothing in. What it has in an
-                // older version replaces that at once: in between the member would have neither.
-                session.drop = pull
-                    .into_iter()
-                    .filter_map(|key| Some((key.clone(), *theirs.get(&key)?)))
-                    .collect();
-            } else {
-                session.pull = pull.into();
-            }
+            session.pull = exchange.pull;
+            session.push = exchange.push;
+            session.drop = exchange.drop;
         }
         self.session_goes_on(p, peer);
-    }
-
-    // In strict clusters a stale replica is overwritten by the owner; between fenced members, and
-    // in available ones, both directions are merged.
-    fn overwrites(&self, p: PartitionId, attempt: Attempt) -> bool {
-        let strict = self.view.as_ref().is_some_and(|view| view.is_strict());
-        let serving = self
-            .replicas
-            .get(&p)
-            .and_then(|replica| replica.owner.as_ref())
-            .is_some_and(|owner| owner.serving);
-        strict && serving && matches!(attempt, Attempt::Repair(_) | Attempt::Fill(_))
     }
 
     pub(super) fn versions(
@@ -403,10 +369,7 @@ impl Shard {
         if let Attempt::Join(_) = attempt {
             self.join_entries(p, entries);
         } else {
-            if let Some(owner) = &mut self.replica(p).owner {
-                owner.complete.forget();
-            }
-            self.merge(p, entries.into_iter().map(|c| (c.key, c.entry)), &[]);
+            self.take_in(p, peer, attempt, entries);
         }
         self.session_goes_on(p, peer);
     }
