@@ -65,7 +65,6 @@ pub struct Digests {
     /// The XOR of all buckets; not enough to compare by, but it tells a change.
     entries: u64,
     bytes: u64,
-    latest: u64,
 }
 
 impl Digests {
@@ -75,7 +74,6 @@ impl Digests {
             buckets: vec![0; usize::from(buckets)],
             entries: 0,
             bytes: 0,
-            latest: 0,
         }
     }
 
@@ -84,12 +82,6 @@ impl Digests {
         self.toggle(bucket, key, version);
         self.entries += 1;
         self.bytes += size as u64;
-        self.latest = self.latest.max(version.epoch);
-    }
-
-    /// No entry is of a larger epoch than this.
-    pub fn latest_epoch(&self) -> u64 {
-        self.latest
     }
 
     /// An entry is gone.

@@ -119,6 +119,7 @@ impl Shard {
             }
             if let Some(after) = &after {
                 let size = after.size(&place.key);
+                replica.latest_epoch = replica.latest_epoch.max(after.version.epoch);
                 replica
                     .digests
                     .add(place.bucket, &place.key, &after.version, size);

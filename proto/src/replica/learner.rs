@@ -88,7 +88,7 @@ impl Shard {
         // A strict owner overwrites it, but not what is of its own epoch (rule 4): with that the copy would
         // never be equal.
         let anew = present.is_none() && !self.is_member(p) && !self.omits(Omit::FreshLearner);
-        let of_this_epoch = self.replica(p).digests.latest_epoch() >= id.epoch;
+        let of_this_epoch = self.replica(p).latest_epoch >= id.epoch;
         let drops = anew && (strict && of_this_epoch || self.is_stale(p));
         // What may be counted on is dropped only if it turns out to differ.
         let later = drops && self.holds_equal(p, id);
@@ -168,6 +168,7 @@ impl Shard {
             return;
         }
         replica.digests = digests;
+        replica.latest_epoch = 0;
         let chains = was_held.then(|| (p, replica.record()));
         self.write_batch(Batch {
             cleared: vec![p],

@@ -115,6 +115,7 @@ impl Shard {
                     replica
                         .digests
                         .add(place.bucket, &place.key, &entry.version, size);
+                    replica.latest_epoch = replica.latest_epoch.max(entry.version.epoch);
                     self.clock.saw(entry.version.hlc);
                 }
                 match page.last() {

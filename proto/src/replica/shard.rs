@@ -70,6 +70,8 @@ pub(super) enum Timer {
 pub(super) struct Replica {
     pub(super) chain: Option<Chain>,
     pub(super) digests: Digests,
+    /// No entry is of a larger epoch.
+    pub(super) latest_epoch: u64,
     /// When it promised somebody else's ballot, or its own for a change.
     pub(super) promised_at: Option<Time>,
     /// Who fills this node, which is no member (yet).
@@ -133,6 +135,7 @@ impl Replica {
             chain: None,
             held: None,
             digests: Digests::new(buckets),
+            latest_epoch: 0,
             promised_at: None,
             filled_by: None,
             owner: None,
