@@ -33,10 +33,10 @@
 //! | `write`, `written` | writes and reads at the owner; what members answer | 1, 7 |
 //! | `copies` | how many members have what was written | |
 //! | `ask` | requests on their way to an owner | 7 |
-//! | `proposal`, `decide` | choosing the next configuration: take-over, resuming, closing | 3, A1 |
+//! | `proposal`, `prepared`, `decide` | choosing the next configuration: take-over, resuming, closing | 3, A1 |
 //! | `plan`, `fill`, `change` | changes by the sitting owner: newcomers, hand-over | 2, 3, 4 |
 //! | `recover` | strict: going on by an operator's word | |
-//! | `session`, `compared`, [`digest`] | one way to make copies equal, from both sides | 4 |
+//! | `session`, `compared`, `difference`, [`digest`] | one way to make copies equal, from both sides | 4, 6, A3 |
 //! | `audit` | copies thought to be equal, all of a peer's at once | 4 |
 //! | `care` | what operators are told when something is amiss | |
 //! | [`clocks`] | clocks that run ahead | 9 |
@@ -59,8 +59,9 @@
 //!    (`compared`: `takes_transfer`).
 //! 5. Installing clears promised and accepted with one record; the record stays when the data goes
 //!    (`chain`: `install`, `learner`: `clear`).
-//! 6. Only members decide; a strict learner drops what it had before it is filled, and no learner merges
-//!    what it kept of another branch (`chain`: `may_decide`, `learner`: `hear_fill`).
+//! 6. Only members decide (`chain`: `may_decide`). What a learner had is not merged: in strict clusters it
+//!    is overwritten, or dropped before that if it may be of the present epoch (`difference`: `ways`, `learner`:
+//!    `hear_fill`); what is of another branch is taken over by the clock and written anew (`difference`: `take_in`).
 //! 7. What was given a version is never tried again; without an answer it is indeterminate (`ask`,
 //!    `write`).
 //! 8. A strict member that may have forgotten what it acknowledged counts in nothing until the owner
@@ -109,6 +110,7 @@ mod open;
 mod owner;
 mod pace;
 mod plan;
+mod prepared;
 mod proposal;
 pub mod recover;
 mod repair;

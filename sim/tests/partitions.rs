@@ -197,6 +197,9 @@ fn random_seeds_pass_in_strict_clusters() {
 /// 2321160: the lab took for a deletion that was acknowledged what an owner that had been paused had done alone.
 /// 2536161: what a newcomer kept of another branch replaced what was acknowledged since, by its epoch.
 /// 1633: it was dropped instead, while those that had written it counted on it (an attempt to mend 2536161).
+/// 2629611: or had been dropped though it was the only other copy; now it is taken over by the clock.
+/// 2641627: what an owner alone had accepted, whose other members left for good, was adopted again and again. 2647400: a
+/// former member dropped what it had at the word of an owner that had given that up.
 /// 2248110: an owner was never told of the configuration that names it, and a member waited for it.
 #[test]
 fn seeds_that_failed_once_pass() {
@@ -204,7 +207,7 @@ fn seeds_that_failed_once_pass() {
         [
             335, 518, 531, 606, 927, 1072, 1201, 1920, 2036, 2561, 3534, 3537, 3736, 4257, 4481,
             6267, 9448, 1001956, 1004372, 1007034, 1008051, 1008157, 1010787, 1013232, 1013877,
-            2056214, 2088858,
+            2056214, 2088858, 2641627, 2647400,
         ],
         Consistency::Strict,
     );
@@ -212,7 +215,7 @@ fn seeds_that_failed_once_pass() {
         [
             129, 188, 438, 453, 505, 516, 595, 722, 751, 952, 1044, 1084, 1133, 1233, 1362, 2048,
             3073, 3082, 3989, 6148, 8506, 8522, 8955, 9384, 1000695, 1006962, 2075189, 2036704,
-            2086418, 2226897, 2248110, 4324, 2320494, 2321160, 2536161, 1633,
+            2086418, 2226897, 2248110, 4324, 2320494, 2321160, 2536161, 1633, 2629611,
         ],
         Consistency::Available,
     );

@@ -8,7 +8,7 @@
 //! ```text
 //!            found equal                  ┌── installed: a member like the others
 //!   filled ──────────────> held ──────────┼── it is abandoned, or may be forgotten: dropped
-//!                           │             └── filled anew: compared first; strict: dropped if it differs
+//!                           │             └── filled anew: compared first; dropped if it differs and cannot be mended
 //!                           └── the machine stopped before it was synced: lost; a strict member is a
 //!                               learner then (rule 8)
 //! ```

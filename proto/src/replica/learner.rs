@@ -232,12 +232,16 @@ impl Shard {
             return;
         };
         // A branch that went on alone is made whole first: until then what others keep is all there is beside it.
-        let target = self.view().map(|view| view.target.members(p).len());
+        // One that is about to be a member again needs what it has: only differences are sent then.
+        let Some(target) = self.view().map(|view| view.target.members(p)) else {
+            return;
+        };
         let settled = owner.serving
             && owner.change.is_none()
             && !chain.is_fenced()
             && replica.proposal.is_none()
-            && target.is_some_and(|wanted| config.members.len() >= wanted)
+            && config.members.len() >= target.len()
+            && !target.contains(&from)
             && !chain.config.has(from)
             && chain.config.unmerged.is_none()
             && chain.config.id == id

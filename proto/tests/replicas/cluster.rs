@@ -234,7 +234,8 @@ impl Cluster {
 
     fn feed_all(&mut self, mut inputs: VecDeque<(usize, Input)>) {
         while let Some((node, input)) = inputs.pop_front() {
-            if self.standing[node] != Standing::Living {
+            // Nobody else answers.
+            if self.standing.get(node) != Some(&Standing::Living) {
                 continue;
             }
             let now = self.clock(node);

@@ -7,5 +7,6 @@ mod care;
 mod clocks;
 mod cluster;
 mod deletes;
+mod newcomers;
 mod pace;
 mod recover;
