@@ -129,7 +129,7 @@ impl Shard {
             (true, _, _) => self.wait(p, waiting),
             (false, _, Origin::Peer(from, number)) => {
                 let route = self.routes.get(p).cloned();
-                self.send(from, Message::NotOwner { number, route });
+                self.send_route(from, Message::NotOwner { number, route });
             }
             (false, Some(owner), _) if self.view().is_some_and(|view| view.is_reachable(owner)) => {
                 if self.asks.asked.len() >= MAX_WAITING {

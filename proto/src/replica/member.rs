@@ -204,7 +204,7 @@ impl Shard {
         replica.went_on.clear();
         replica.owner = None;
         if config.owner() == own && config.closed_into.is_none() && is_equal {
-            replica.owner = Some(Owner::new(own, config));
+            replica.owner = Some(Owner::new(own));
         }
         self.care.goes_on(p);
         if !config.has(own) {

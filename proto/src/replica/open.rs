@@ -208,7 +208,7 @@ impl Shard {
             let mut chain = Chain::new(Configuration::genesis(self.own, self.rng.random()));
             chain.equal_at = self.now.wall;
             let mut replica = Replica::new(self.buckets);
-            replica.owner = Some(Owner::new(self.own, &chain.config));
+            replica.owner = Some(Owner::new(self.own));
             self.routes.learn(Route::of(partition, &chain.config));
             replica.chain = Some(chain);
             batch.chains.push((partition, replica.record()));

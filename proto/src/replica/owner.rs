@@ -38,7 +38,7 @@ pub(super) struct Owner {
     pub(super) equal: BTreeSet<NodeId>,
     /// Those that may have forgotten something, and do not count yet (rule 8).
     pub(super) learners: BTreeSet<NodeId>,
-    /// Whether requests are answered.
+    /// Whether requests are answered. Also a sole member begins with [`Shard::serve`], which tells others.
     pub(super) serving: bool,
     /// What is being changed.
     pub(super) change: Option<Change>,
@@ -71,12 +71,12 @@ pub(super) struct Led {
 }
 
 impl Owner {
-    pub(super) fn new(own: NodeId, config: &Configuration) -> Self {
+    pub(super) fn new(own: NodeId) -> Self {
         Self {
             installed: BTreeSet::from([own]),
             equal: BTreeSet::from([own]),
             learners: BTreeSet::new(),
-            serving: config.members.len() == 1 && config.unmerged.is_none(),
+            serving: false,
             change: None,
             joining: None,
             led: None,

@@ -11,6 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     chain::{ConfigId, Configuration},
+    host::Output,
     message::{Body, Message, Route},
     shard::{Replica, Shard, Timer},
     spread::group_of,
@@ -186,8 +187,14 @@ impl Shard {
 
     fn send_routes(&mut self, to: NodeId, routes: &[Route]) {
         for some in routes.chunks(ROUTES_AT_ONCE) {
-            self.send(to, Message::Routes(some.to_vec()));
+            self.send_route(to, Message::Routes(some.to_vec()));
         }
+    }
+
+    /// A message with routes, of which some may be this node's own.
+    pub(super) fn send_route(&mut self, to: NodeId, message: Message) {
+        let after = self.after_records();
+        self.emit(Output::Send { to, message, after });
     }
 
     pub(super) fn hear_routes(&mut self, routes: Vec<Route>) {

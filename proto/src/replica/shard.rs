@@ -453,16 +453,21 @@ impl Shard {
         if to == self.own {
             return;
         }
-        // Whoever is the only member of what it chose would choose anew if it lost its record: until that is on the
-        // disk nobody hears of it.
-        let told = body.tells_configuration() && !self.omits(Omit::DurableBallots);
-        let after = after.or(told.then_some(self.recorded));
+        let told = body.tells_configuration();
+        let after = after.or_else(|| self.after_records().filter(|_| told));
         let message = Message::Partition {
             partition,
             id,
             body,
         };
         self.outputs.push_back(Output::Send { to, message, after });
+    }
+
+    /// What tells of a configuration waits for this. Whoever is the only member of what it chose would choose
+    /// anew if it lost its record: until that is on the disk nobody hears of it.
+    pub(super) fn after_records(&self) -> Option<SyncToken> {
+        let waits = !self.omits(Omit::DurableBallots);
+        waits.then_some(self.recorded)
     }
 
     pub(super) fn reject(
