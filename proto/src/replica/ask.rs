@@ -82,6 +82,14 @@ impl Asks {
         self.waiting.keys().copied()
     }
 
+    /// Those of which the oldest request waits for what is due by then, or longer.
+    fn waiting_until(&self, deadline: Time) -> impl Iterator<Item = PartitionId> {
+        let oldest = |waiting: &VecDeque<Waiting>| waiting.iter().map(|one| one.deadline).min();
+        let waiting = self.waiting.iter();
+        let long = waiting.filter(move |(_, all)| oldest(all).is_some_and(|at| at <= deadline));
+        long.map(|(p, _)| *p)
+    }
+
     /// The number of one whose time is over.
     fn over(&self, now: Time) -> Option<u64> {
         let (at, number) = *self.deadlines.first()?;
@@ -163,6 +171,8 @@ impl Shard {
             return self.is_over(p, waiting.origin);
         }
         self.timers.set_by(Timer::Requests, waiting.deadline);
+        let long = self.now.time + self.config.timing.retry;
+        self.timers.set_by(Timer::Owners, long);
         self.asks.count += 1;
         self.asks.waiting.entry(p).or_default().push_back(waiting);
     }
@@ -195,8 +205,8 @@ impl Shard {
         let Some(asked) = self.asks.take(number) else {
             return;
         };
-        let news = route
-            .is_some_and(|route| route.partition == asked.partition && self.routes.learn(route));
+        let route = route.filter(|it| it.partition == asked.partition && !it.members.is_empty());
+        let news = route.is_some_and(|route| self.is_told(route));
         if news {
             return self.route_request(asked.partition, asked.waiting);
         }
@@ -262,6 +272,31 @@ impl Shard {
             let soon = now + self.config.timing.rank / 2;
             self.timers.set_by(Timer::Requests, soon);
         }
+    }
+
+    /// A take-over takes a moment. If requests wait for longer, perhaps this node has not heard of an owner of
+    /// whom others know: the members that are left are asked first of all.
+    pub(super) fn inquire_for_owners(&mut self) {
+        if self.asks.count == 0 {
+            return;
+        }
+        let timing = self.config.timing;
+        let now = self.now.time;
+        self.timers.set_by(Timer::Owners, now + timing.retry);
+        let since = (now + timing.request) - timing.retry;
+        let long: Vec<PartitionId> = self.asks.waiting_until(since).collect();
+        if long.is_empty() {
+            return;
+        }
+        let reachable = self.reachable();
+        let members = |p: &PartitionId| self.routes.get(*p).map(|route| route.members.clone());
+        let mut asked: BTreeSet<NodeId> = long.iter().filter_map(members).flatten().collect();
+        asked.retain(|node| reachable.contains(node));
+        asked.extend(self.any_of(&reachable));
+        for peer in asked {
+            self.greet_with_routes(peer);
+        }
+        self.counters_up("owners_inquired");
     }
 
     fn is_over(&mut self, p: PartitionId, origin: Origin) {

@@ -358,6 +358,7 @@ impl Shard {
             }
             return;
         }
+        self.claim(p, config);
         self.repair(p, config);
         if self.close_or_keep(p, config) {
             return;

@@ -174,7 +174,8 @@ impl Shard {
         }
     }
 
-    fn reachable(&self) -> Vec<NodeId> {
+    /// Others that this node can talk to.
+    pub(super) fn reachable(&self) -> Vec<NodeId> {
         let Some(view) = self.view() else {
             return Vec::new();
         };
@@ -204,9 +205,34 @@ impl Shard {
                 continue;
             }
             self.is_it_a_rival(&route);
-            if self.routes.learn(route) {
+            if self.is_told(route) {
                 self.release(p);
             }
+        }
+    }
+
+    /// Takes in what somebody says, if it is newer than what is known; or if of what is known nobody is left,
+    /// and somebody serves another branch, though an older one. Whether it is taken in.
+    pub(super) fn is_told(&mut self, route: Route) -> bool {
+        let p = route.partition;
+        let nobody_left = |route: &Route| route.members.iter().all(|node| self.is_gone(*node));
+        let known = self.routes.get(p).is_some_and(nobody_left);
+        let owner = route.members.first();
+        if known && owner.is_some_and(|owner| !self.is_gone(*owner)) {
+            self.routes.put(route);
+            return true;
+        }
+        let owner = self.replicas.get(&p).and_then(|it| it.owner.as_ref());
+        let serves = owner.is_some_and(|owner| owner.serving);
+        !(serves && nobody_left(&route)) && self.routes.learn(route)
+    }
+
+    /// Everybody may have been told of another branch that was ahead, and of which nobody is left: whoever serves
+    /// this one tells of it again.
+    pub(super) fn claim(&mut self, p: PartitionId, config: &Configuration) {
+        let known = self.routes.get(p).is_some_and(|it| it.id == config.id);
+        if !known && self.is_told(Route::of(p, config)) {
+            self.routes.fresh.insert(p);
         }
     }
 
@@ -249,6 +275,7 @@ impl Shard {
         }
     }
 
+    /// Asks somebody for the routes that are others there.
     pub(super) fn greet_with_routes(&mut self, peer: NodeId) {
         let digests = self
             .groups()
@@ -270,11 +297,16 @@ impl Shard {
         self.send_routes(from, &routes);
     }
 
+    /// One of them, by chance.
+    pub(super) fn any_of(&mut self, nodes: &[NodeId]) -> Option<NodeId> {
+        let index = (!nodes.is_empty()).then(|| self.rng.random_range(0..nodes.len()))?;
+        nodes.get(index).copied()
+    }
+
     /// Compares with somebody: whoever was told nothing, though no stream broke, learns it so.
     pub(super) fn compare_routes(&mut self) {
         let peers = self.reachable();
-        if !peers.is_empty() {
-            let peer = peers[self.rng.random_range(0..peers.len())];
+        if let Some(peer) = self.any_of(&peers) {
             self.greet_with_clock(peer);
             self.greet_with_routes(peer);
         }

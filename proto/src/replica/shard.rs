@@ -51,6 +51,8 @@ pub(super) enum Timer {
     TakeOver(PartitionId),
     /// Look for requests whose time is over.
     Requests,
+    /// See [`Shard::inquire_for_owners`].
+    Owners,
     /// Compare routes with somebody.
     Routes,
     /// Compare copies that are thought to be equal.
@@ -264,6 +266,7 @@ impl Shard {
                 Timer::Partition(partition) => self.drive(partition),
                 Timer::TakeOver(partition) => self.take_over_is_due(partition),
                 Timer::Requests => self.requests_over(),
+                Timer::Owners => self.inquire_for_owners(),
                 Timer::Routes => self.compare_routes(),
                 Timer::Audit => self.audit(),
                 Timer::Care => self.take_care(),

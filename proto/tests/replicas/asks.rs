@@ -15,6 +15,7 @@ use kith_proto::{
         chain::ConfigId,
         host::{Input, Standing},
         message::{Message, Route},
+        shard::Timing,
     },
 };
 
@@ -40,7 +41,12 @@ fn read(cluster: &mut Cluster, node: usize, number: u64, key: &str) {
 /// the older one is not tried again for ever (found by the simulator).
 #[test]
 fn an_older_request_behind_a_younger_one_is_answered_in_time() {
-    let mut cluster = Cluster::new(5, Consistency::Available);
+    // Others are not asked meanwhile.
+    let timing = Timing {
+        retry: Duration::from_secs(10),
+        ..Timing::default()
+    };
+    let mut cluster = Cluster::with_timing(5, Consistency::Available, timing);
     let members = cluster.members("key");
     let asker = (0..5).find(|node| !members.contains(node)).unwrap();
     let mut others = (0..5).filter(|node| *node != asker && *node != members[0]);
@@ -114,4 +120,36 @@ fn who_cannot_be_asked_is_named() {
         "{text}"
     );
     assert!(!text.contains(&id(owner).to_string()), "{text}");
+}
+
+/// What a node knows of an owner may be out of date, though nobody tells it so.
+#[test]
+fn who_waits_for_one_that_is_gone_hears_of_another() {
+    for told_all in [false, true] {
+        let mut cluster = Cluster::new(5, Consistency::Available);
+        cluster.set(0, "key", "value").unwrap();
+        let members = cluster.members("key");
+        let mut strangers = (0..5).filter(|node| !members.contains(node));
+        let (asker, gone) = (strangers.next().unwrap(), strangers.next().unwrap());
+        // As if that one had gone on alone in a branch of its own, of which nothing is left.
+        let route = Route {
+            partition: partition_of(b"key", PARTITIONS),
+            id: ConfigId {
+                epoch: 1000,
+                branch: 1,
+            },
+            members: vec![id(gone)],
+        };
+        for node in (0..5).filter(|node| told_all || *node == asker) {
+            let message = Message::Routes(vec![route.clone()]);
+            let from = id(gone);
+            cluster.feed(node, Input::Message { from, message });
+        }
+        cluster.standing[gone] = Standing::Failed;
+        cluster.show_with_places_kept();
+        let begun = cluster.now;
+        cluster.set(asker, "key", "another").unwrap();
+        let took = cluster.now.saturating_since(begun);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
 }
