@@ -198,17 +198,29 @@ impl Shard {
         self.emit(Output::Send { to, message, after });
     }
 
-    pub(super) fn hear_routes(&mut self, routes: Vec<Route>) {
+    pub(super) fn hear_routes(&mut self, from: NodeId, routes: Vec<Route>) {
+        let mut later = Vec::new();
         for route in routes {
             let p = route.partition;
             if !self.is_mine(p) || route.members.is_empty() {
                 continue;
             }
+            later.extend(self.serves_later(&route));
             self.is_it_a_rival(&route);
             if self.is_told(route) {
                 self.release(p);
             }
         }
+        // This node may have taken it for failed when it announced them, without it noticing.
+        self.send_routes(from, &later);
+    }
+
+    // What this node serves, if it is newer.
+    fn serves_later(&self, route: &Route) -> Option<Route> {
+        let replica = self.replicas.get(&route.partition)?;
+        let config = &replica.chain.as_ref()?.config;
+        let serving = replica.owner.as_ref()?.serving;
+        (serving && config.id > route.id).then(|| Route::of(route.partition, config))
     }
 
     /// Takes in what somebody says, if it is newer than what is known; or if of what is known nobody is left,

@@ -288,7 +288,7 @@ impl Shard {
                     self.partition_message(from, partition, id, body);
                 }
             }
-            Message::Routes(routes) => self.hear_routes(routes),
+            Message::Routes(routes) => self.hear_routes(from, routes),
             Message::RoutesDigest(digests) => self.hear_routes_digest(from, &digests),
             Message::Ask {
                 number,

@@ -153,3 +153,29 @@ fn who_waits_for_one_that_is_gone_hears_of_another() {
         assert!(took < Duration::from_secs(1), "{took:?}");
     }
 }
+
+/// An owner that took a node for failed told it nothing, and that node may not have noticed: when the owner asks
+/// what it knows, it is told.
+#[test]
+fn whoever_tells_an_owner_what_is_out_of_date_is_told() {
+    let mut cluster = Cluster::new(5, Consistency::Available);
+    let members = cluster.members("key");
+    let stranger = (0..5).find(|node| !members.contains(node)).unwrap();
+    let partition = partition_of(b"key", PARTITIONS);
+    let told_before = cluster.sent.len();
+    let route = Route {
+        partition,
+        id: ConfigId::default(),
+        members: vec![id(stranger)],
+    };
+    let message = Message::Routes(vec![route]);
+    let (owner, from) = (members[0], id(stranger));
+    cluster.feed(owner, Input::Message { from, message });
+    let told = &cluster.sent[told_before..];
+    let is_told = told.iter().any(|(by, to, message)| {
+        let of = |route: &Route| route.partition == partition && route.members[0] == id(owner);
+        let is_told = matches!(message, Message::Routes(routes) if routes.iter().any(of));
+        is_told && (*by, *to) == (id(owner), from)
+    });
+    assert!(is_told, "{told:?}");
+}
