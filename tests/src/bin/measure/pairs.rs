@@ -137,8 +137,14 @@ fn kill_two(cluster: &mut Cluster, victims: [usize; 2], ack: Ack) -> Result<Outc
     let keys = keys_by_deaths(&names, &cluster.node(asked).library())?;
     let everybody: Vec<Client> = cluster.nodes().iter().map(|n| n.library()).collect();
     let stop = AtomicBool::new(false);
+    // How soon they can be written: with other values, under other keys of the same partitions. From the blow
+    // on: writers may wait for their last answers for long.
+    let tags: Vec<String> = keys.keys().cloned().collect();
+    let nodes = cluster.nodes().iter().enumerate();
+    let survivors = nodes.filter(|(index, _)| !victims.contains(index));
+    let through = survivors.map(|(_, node)| node.library()).collect();
     let mut killed = Instant::now();
-    let written: Vec<Written> = thread::scope(|scope| {
+    let (written, probe) = thread::scope(|scope| {
         let writers = keys.iter().enumerate().map(|(index, (key, dying))| {
             // Some through those that will die: what they answer at the last moment counts too.
             let client = everybody[index % everybody.len()].clone();
@@ -150,21 +156,15 @@ fn kill_two(cluster: &mut Cluster, victims: [usize; 2], ack: Ack) -> Result<Outc
         killed = Instant::now();
         let [one, other] = victims.map(|index| cluster.node(index).process().kill());
         stop.store(true, Ordering::Relaxed);
+        let probe = Checker::begin(&tags, tags.len(), through);
+        probe.since(killed);
         let written = writers.into_iter().map(|writer| match writer.join() {
             Ok(written) => written,
             Err(panic) => std::panic::resume_unwind(panic),
         });
         let written: Vec<Written> = written.collect();
-        one.and(other).map(|()| written)
+        one.and(other).map(|()| (written, probe))
     })?;
-
-    // How soon they can be written: with other values, under other keys of the same partitions.
-    let all: Vec<String> = keys.keys().cloned().collect();
-    let nodes = cluster.nodes().iter().enumerate();
-    let survivors = nodes.filter(|(index, _)| !victims.contains(index));
-    let through = survivors.map(|(_, node)| node.library()).collect();
-    let probe = Checker::begin(&all, all.len(), through);
-    probe.since(killed);
     let again = wait::poll("every key to be written again", PATIENCE, || probe.again())?;
     let last = again
         .iter()
