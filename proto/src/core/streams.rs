@@ -395,6 +395,10 @@ impl Core {
         if lives && !closed.expected_to_end && self.is_member() {
             self.count("streams_broken");
             self.start_inquiry(now, life.id);
+            let entry = self.table.get_mut(life.id);
+            if let Some(inquiry) = entry.and_then(|entry| entry.inquiry.as_mut()) {
+                inquiry.stream_broke();
+            }
         }
     }
 
