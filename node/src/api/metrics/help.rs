@@ -25,11 +25,12 @@ mod tests {
     use crate::counters::HostCounters;
 
     /// How the protocol names what it counts.
-    const COUNTED: [&str; 7] = [
+    const COUNTED: [&str; 8] = [
         "count(\"",
         ".add(\"",
         "counters_up(\"",
         "counters.insert(\"",
+        "counters.entry(\"",
         "reject(now, \"",
         "=> \"foca_",
         "=> \"rejected_",
