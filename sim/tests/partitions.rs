@@ -198,6 +198,7 @@ fn random_seeds_pass_in_strict_clusters() {
 /// 2536161: what a newcomer kept of another branch replaced what was acknowledged since, by its epoch.
 /// 1633: it was dropped instead, while those that had written it counted on it (an attempt to mend 2536161).
 /// 2629611: or had been dropped though it was the only other copy; now it is taken over by the clock.
+/// 2731491: what a newcomer keeps of a branch that none of its members was ever in kept it from being filled.
 /// 2641627: what an owner alone had accepted, whose other members left for good, was adopted again and again. 2647400: a
 /// former member dropped what it had at the word of an owner that had given that up.
 /// 2248110: an owner was never told of the configuration that names it, and a member waited for it.
@@ -215,7 +216,7 @@ fn seeds_that_failed_once_pass() {
         [
             129, 188, 438, 453, 505, 516, 595, 722, 751, 952, 1044, 1084, 1133, 1233, 1362, 2048,
             3073, 3082, 3989, 6148, 8506, 8522, 8955, 9384, 1000695, 1006962, 2075189, 2036704,
-            2086418, 2226897, 2248110, 4324, 2320494, 2321160, 2536161, 1633, 2629611,
+            2086418, 2226897, 2248110, 4324, 2320494, 2321160, 2536161, 1633, 2629611, 2731491,
         ],
         Consistency::Available,
     );

@@ -56,11 +56,12 @@ impl Shard {
             return self.reject(from, p, id, attempt, why);
         }
         // What is kept of another branch is joined by whoever goes on in that: it is kept for them, and they are
-        // told.
+        // told. Not if all that are left of them are in the branch that asks: they may never have been in the other.
         let foreign = self.is_of_another_branch(p, config);
+        let goes_on = |member: &NodeId| !self.is_gone(*member) && !config.has(*member);
         if let Some(chain) = self.chain(p).filter(|_| foreign && !strict)
             && chain.config.is_rival_of(config)
-            && chain.config.members.iter().any(|it| !self.is_gone(*it))
+            && chain.config.members.iter().any(goes_on)
         {
             let why = Rejection::Diverged(Box::new(chain.config.clone()));
             return self.reject(from, p, id, attempt, why);
