@@ -397,7 +397,7 @@ impl Core {
             self.start_inquiry(now, life.id);
             let entry = self.table.get_mut(life.id);
             if let Some(inquiry) = entry.and_then(|entry| entry.inquiry.as_mut()) {
-                inquiry.stream_broke();
+                inquiry.stream_broke(now);
             }
         }
     }

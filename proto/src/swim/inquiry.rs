@@ -135,9 +135,14 @@ impl Inquiry {
     }
 
     /// A stream to the process broke: either it is over, though its kernel may accept for a moment yet, or the
-    /// network is bad. Its host is asked until it refuses.
-    pub fn stream_broke(&mut self) {
+    /// network is bad. Its host is asked until it refuses, also if it was asked before: what is killed on a busy
+    /// machine is silent for a while before it loses anything.
+    pub fn stream_broke(&mut self, now: Time) {
         self.broke = true;
+        if self.kernel == Some(Knock::Accepted) {
+            self.knock_at = Some(now);
+            self.knock_pause = SECOND_KNOCK;
+        }
     }
 
     /// The stream over which it answered is gone: what it said there may be its last word, so

@@ -52,7 +52,7 @@ fn a_kernel_that_answers_late_changes_the_conclusion_once() {
 #[test]
 fn a_kernel_that_accepts_though_the_stream_broke_is_asked_until_it_refuses() {
     let (mut inquiry, start) = start();
-    inquiry.stream_broke();
+    inquiry.stream_broke(start);
     let mut at = Vec::new();
     let mut said = Vec::new();
     for ms in 0..7000 {
@@ -76,6 +76,40 @@ fn a_kernel_that_accepts_though_the_stream_broke_is_asked_until_it_refuses() {
     let wanted = [
         (50, silent(Reason::Unresponsive)),
         (105, silent(Reason::Refused)),
+    ];
+    assert_eq!(said, wanted);
+}
+
+// It falls silent first, and loses its streams when its last thread has ended.
+#[test]
+fn a_kernel_that_accepted_is_asked_again_when_the_stream_breaks() {
+    let (mut inquiry, start) = start();
+    let mut at = Vec::new();
+    let mut said = Vec::new();
+    for ms in 0..7000 {
+        let now = start + Duration::from_millis(ms);
+        if ms == 300 {
+            inquiry.stream_broke(now);
+        }
+        if inquiry.take_knock(now) {
+            at.push(ms);
+            let over = ms >= 310;
+            inquiry.knocked(
+                now,
+                if over {
+                    Knock::Refused
+                } else {
+                    Knock::Accepted
+                },
+            );
+        }
+        said.extend(inquiry.conclude(now).map(|it| (ms, it)));
+    }
+    assert_eq!(at, [0, 15, 300, 315]);
+    let silent = Conclusion::Silent;
+    let wanted = [
+        (50, silent(Reason::Unresponsive)),
+        (315, silent(Reason::Refused)),
     ];
     assert_eq!(said, wanted);
 }
