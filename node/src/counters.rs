@@ -46,8 +46,6 @@ counters! {
     streams_dialled,
     /// Peer streams opened by others.
     streams_accepted,
-    /// Dials that led to no stream.
-    dials_failed,
     /// Knocks.
     knocks,
     /// Connections to the peer port that did not get through the handshake: strangers,
@@ -60,7 +58,7 @@ counters! {
     /// Frames longer than any peer would take, not sent.
     frames_too_long,
     /// Streams that ended over a frame longer than allowed, or other broken framing.
-    streams_broken,
+    streams_garbled,
     /// Times that the node found itself late by more than 50 ms: it was paused or starved.
     late_wakeups,
     /// Times that the durable state was written.

@@ -1,8 +1,8 @@
 //! `GET /metrics`: what Prometheus reads (OpenMetrics text 1.0).
 //!
 //! A registry is made anew for each reading, because the numbers live elsewhere: in the
-//! driver and in the views. The driver's numbers are counters but for those in [`GAUGES`] and
-//! [`HELD`]; what follows a dot in a name is the value of the label `kind`.
+//! driver and in the views. The driver's numbers are counters but for those in [`GAUGES`],
+//! [`MILLIONTHS`] and [`HELD`]; what follows a dot in a name is the value of the label `kind`.
 
 mod help;
 
@@ -43,7 +43,9 @@ use crate::{
 };
 
 /// Numbers of the driver's that go up and down.
-const GAUGES: [&str; 4] = ["health_score", "loss_ppm", "news_backlog", "peer_streams"];
+const GAUGES: [&str; 3] = ["health_score", "news_backlog", "peer_streams"];
+/// Shares that the driver has in whole millionths, and the ratios from 0 to 1 as which they are shown.
+const MILLIONTHS: [(&str, &str); 1] = [("loss_ppm", "loss_ratio")];
 /// What the node keeps, which goes up and down as well.
 const HELD: [&str; 2] = ["held_bytes", "held_keys"];
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -197,6 +199,9 @@ fn write(
             let family = by_kind.entry(name).or_default();
             let labels = vec![("kind", kind.to_owned())];
             family.get_or_create(&labels).inc_by(*value);
+        } else if let Some((_, ratio)) = MILLIONTHS.iter().find(|(whole, _)| whole == name) {
+            let gauge = ConstGauge::new(*value as f64 / 1e6);
+            registry.register(*ratio, said(ratio), gauge);
         } else if GAUGES.contains(name) || HELD.contains(name) {
             let gauge = ConstGauge::new(saturated(*value));
             registry.register(metric_name(name), said(name), gauge);

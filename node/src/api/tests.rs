@@ -296,6 +296,8 @@ fn metrics_are_what_prometheus_reads() {
         "kith_peer_sent_bytes_total{kind=\"writes\"} 11",
         "# TYPE kith_held_bytes gauge",
         "kith_held_bytes 9",
+        "# TYPE kith_loss_ratio gauge",
+        "kith_loss_ratio 0.0125",
         "kith_peer_streams 3",
         "kith_members{status=\"alive\"} 1",
         "kith_members{status=\"failed\"} 0",

@@ -25,7 +25,6 @@ pub(super) async fn dial(shared: Arc<Shared>, dial: Token, to: SocketAddr) {
             stream::run(shared, (*tls).into(), to, Some(dial)).await;
         }
         Err(Failed { error, mistrust }) => {
-            shared.counters.dials_failed.up();
             tracing::trace!(target: "kith::packet", %to, ?error, ?mistrust, "dial failed");
             let report = Report::DialFailed {
                 dial,

@@ -259,14 +259,14 @@ async fn receive(
         let frame = match result {
             Ok(frame) => frame,
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                shared.counters.streams_broken.up();
+                shared.counters.streams_garbled.up();
                 tracing::debug!(target: "kith", stream = stream.0, %error, "a peer stream is broken");
                 return "broken framing";
             }
             Err(_reset_or_truncated) => return "the connection broke",
         };
         if !state.is_closing.load(Relaxed) && !hand_over(shared, stream, state, &frame).await {
-            shared.counters.streams_broken.up();
+            shared.counters.streams_garbled.up();
             return "a frame that cannot be read";
         }
         drop(frame);

@@ -278,7 +278,7 @@ async fn frames_longer_than_allowed_end_the_stream() {
     peer.write_u32(length).await.unwrap();
     peer.flush().await.unwrap();
     host.closed(stream).await;
-    assert_eq!(host.counters.streams_broken.get(), 1);
+    assert_eq!(host.counters.streams_garbled.get(), 1);
 }
 
 #[tokio::test]
@@ -286,7 +286,6 @@ async fn a_dial_to_nobody_is_refused() {
     let mut host = Host::start(1);
     let (_held, address) = nobody();
     assert_eq!(host.dial_fails(address).await, DialError::Refused);
-    assert_eq!(host.counters.dials_failed.get(), 1);
 }
 
 #[tokio::test]

@@ -146,6 +146,7 @@ fn drive(mut queue: mpsc::Receiver<Request>, told: &mpsc::UnboundedSender<Comman
                 drop(reply.send(BTreeMap::from([
                     ("datagrams_sent", 7),
                     ("held_bytes", 9),
+                    ("loss_ppm", 12_500),
                     ("peer_sent_bytes.copies", 12),
                     ("peer_sent_bytes.writes", 11),
                     ("peer_streams", 3),
