@@ -221,7 +221,7 @@ impl Running {
                 Some(first) = calls.recv() => call = Some(first),
                 () = timer.as_mut() => {}
             }
-            // All that has arrived by now.
+            // All that has arrived by now, and at one time: for the core it never runs backwards.
             let now = now(self.clock);
             for _ in 0..=BATCH {
                 let Some(next) = message.take().or_else(|| inbox.try_recv().ok()) else {
@@ -250,7 +250,7 @@ impl Running {
                 }
                 drop(room);
             }
-            ToShard::Synced(token, Ok(())) => self.synced(SyncToken(token)),
+            ToShard::Synced(token, Ok(())) => self.synced(now, SyncToken(token)),
             ToShard::Synced(_, Err(text)) => return Err(text),
             ToShard::Show(reply) => {
                 let showing = Showing {
@@ -268,10 +268,9 @@ impl Running {
         Ok(())
     }
 
-    fn synced(&mut self, token: SyncToken) {
+    fn synced(&mut self, now: Now, token: SyncToken) {
         self.synced = self.synced.max(token);
-        self.shard
-            .handle(now(self.clock), Input::Synced(self.synced));
+        self.shard.handle(now, Input::Synced(self.synced));
         while let Some((after, _)) = self.held.front()
             && *after <= self.synced
         {
@@ -357,7 +356,7 @@ impl Running {
             Output::Sync(token) => match &self.syncs {
                 Some(syncs) => syncs.request(token.0),
                 // Nothing is kept, so that nothing is waited for.
-                None => self.synced(token),
+                None => self.synced(now(self.clock), token),
             },
             Output::Event(event) => self.tell(FromShard::Event(event)),
             Output::Broken(_) => {}

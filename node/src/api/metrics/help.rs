@@ -67,7 +67,10 @@ mod tests {
         let counters = HostCounters::default();
         for (name, _) in counters.snapshot() {
             // Of two under one name, only one would be seen.
-            assert!(!names.iter().any(|it| it == name), "{name} is counted twice");
+            assert!(
+                !names.iter().any(|it| it == name),
+                "{name} is counted twice"
+            );
             names.push(name.to_owned());
         }
         for name in &mut names {
@@ -81,10 +84,7 @@ mod tests {
         }
         for (name, help) in HELP.iter() {
             let found = names.iter().any(|it| it.split('.').next() == Some(*name));
-            assert!(
-                found || HELD.contains(name),
-                "nothing counts {name}"
-            );
+            assert!(found || HELD.contains(name), "nothing counts {name}");
             assert!(help.split(' ').count() > 3, "{name}: {help}");
             assert!(!help.ends_with('.'), "{name}: the format puts a full stop");
         }

@@ -43,7 +43,7 @@ pub(super) fn examine(settings: &Settings) -> Vec<Finding> {
     findings
 }
 
-/// Of clients.
+/// Whether the address that clients are served at is free.
 fn port(check: &'static str, address: SocketAddr) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) => Finding::new(check, Verdict::Ok, format!("{address} is free")),
