@@ -135,6 +135,8 @@ impl Server {
 #[derive(Debug, Default)]
 struct Clients {
     next: AtomicU64,
+    /// How many there are; asked for with each answer.
+    count: AtomicUsize,
     all: Mutex<BTreeMap<u64, Arc<Client>>>,
 }
 
@@ -149,15 +151,18 @@ impl Clients {
             told: Mutex::default(),
         });
         self.lock().insert(id, Arc::clone(&client));
+        self.count.fetch_add(1, Ordering::Relaxed);
         client
     }
 
     fn remove(&self, id: u64) {
-        self.lock().remove(&id);
+        if self.lock().remove(&id).is_some() {
+            self.count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     fn len(&self) -> usize {
-        self.lock().len()
+        self.count.load(Ordering::Relaxed)
     }
 
     fn list(&self) -> String {

@@ -11,10 +11,11 @@
 //! reads its own writes although nothing waits for anything.
 //!
 //! What a client can make this node hold is bounded: requests are read while few are pending
-//! and what they carry is small, answers are written before more is read, and a client that
-//! does not take its answers is cut off.
+//! (see `window`) and what they carry is small, answers are written before more is read, and a
+//! client that does not take its answers is cut off.
 
 mod dispatch;
+mod window;
 
 use std::{
     collections::VecDeque,
@@ -41,13 +42,9 @@ use super::{
     wait::{Step, Written},
 };
 use crate::api::operations::{Ended, Interface, Work};
+use window::Window;
 
-/// The most requests of one connection under way.
-const MAX_PIPELINE: usize = 1024;
-/// The same before anything is known of how large answers are.
-const FIRST_PIPELINE: usize = 64;
-/// What answers that are under way may take together, judged by the largest one lately, and
-/// what requests that are under way may carry (bytes).
+/// What requests that are under way may carry (bytes).
 const MAX_UNDER_WAY: usize = 4 << 20;
 /// Keys of one request that are under way at the same time.
 const MAX_KEYS: usize = 64;
@@ -89,9 +86,7 @@ pub(super) struct Connection {
     /// What the pending ones carried (bytes).
     under_way: usize,
     /// How many may be pending.
-    window: usize,
-    /// The largest answer lately (bytes).
-    largest: usize,
+    window: Window,
     /// What was written, for `WAIT`.
     written: Written,
     out: Vec<u8>,
@@ -115,8 +110,7 @@ impl Connection {
             buffer: BytesMut::new(),
             pending: VecDeque::new(),
             under_way: 0,
-            window: FIRST_PIPELINE,
-            largest: 0,
+            window: Window::default(),
             written: Written::default(),
             out: Vec::new(),
             flush: Box::pin(sleep(FLUSH_AFTER)),
@@ -185,7 +179,7 @@ impl Connection {
     }
 
     fn has_room(&self) -> bool {
-        self.pending.len() < self.window && self.under_way < MAX_UNDER_WAY
+        self.window.has_room(self.pending.len()) && self.under_way < MAX_UNDER_WAY
     }
 
     fn make_room(&mut self, reads: bool) {
@@ -266,6 +260,7 @@ impl Connection {
             version: None,
             state,
         });
+        self.window.reaches(self.pending.len());
     }
 
     /// If the oldest request is a `WAIT`, asks those who know; it is answered once that is
@@ -324,7 +319,8 @@ impl Connection {
                 ended(&reply),
                 now.saturating_duration_since(since),
             );
-            self.resize_window(reply.size());
+            let connections = self.server.clients.len();
+            self.window.answered(reply.size(), connections);
             reply.write(protocol, &mut self.out);
             if self.out.len() >= FLUSH_AT {
                 self.write_out().await?;
@@ -336,13 +332,6 @@ impl Connection {
             self.flush.as_mut().reset((now + FLUSH_AFTER).into());
         }
         Ok(())
-    }
-
-    /// Large answers are asked for one after the other, small ones in large numbers.
-    fn resize_window(&mut self, size: usize) {
-        // Forgets an eighth of the largest with each answer.
-        self.largest = (self.largest - self.largest / 8).max(size).max(1);
-        self.window = (MAX_UNDER_WAY / self.largest).clamp(1, MAX_PIPELINE);
     }
 
     async fn write_out(&mut self) -> io::Result<()> {
