@@ -24,12 +24,13 @@
 //! goes. The accepting side takes it for what it is and keeps quiet about it.
 //!
 //! Everything is bounded: unfinished handshakes ([`MAX_HANDSHAKES`]), frames (`MAX_DATA_FRAME`),
-//! what waits to be sent ([`MAX_QUEUED`]; a peer that reads too slowly is cut off), what has
+//! what waits to be sent (see `queue`; a peer that reads too slowly is cut off), what has
 //! been received and not been handled ([`MAX_RECEIVED`]; a peer that sends too fast waits).
 
 mod accept;
 mod dial;
 mod lane;
+mod queue;
 mod resolve;
 mod stream;
 #[cfg(test)]
@@ -74,8 +75,6 @@ use crate::{
 
 /// Connections that may be in their handshake at a time; more wait in the kernel's queue.
 pub(crate) const MAX_HANDSHAKES: usize = 256;
-/// What may wait to be sent on a stream (bytes). More means that the peer does not read.
-pub(crate) const MAX_QUEUED: usize = 64 << 20;
 /// What all streams together may have received without the core having seen it (bytes).
 const MAX_RECEIVED: usize = 64 << 20;
 /// Reports that may wait for the driver before streams wait themselves.

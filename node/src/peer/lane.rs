@@ -109,12 +109,15 @@ mod tests {
     use kith_proto::input::StreamId;
     use tokio::sync::mpsc;
 
-    use super::{super::stream::Outbox, *};
+    use super::{
+        super::{queue::Queued, stream::Outbox},
+        *,
+    };
     use crate::counters::HostCounters;
 
     const PEER: NodeId = NodeId(7);
 
-    fn outbox() -> (Outbox, mpsc::UnboundedReceiver<Vec<u8>>) {
+    fn outbox() -> (Outbox, mpsc::UnboundedReceiver<Queued>) {
         Outbox::new(StreamId(1), &Arc::new(HostCounters::default()))
     }
 
@@ -134,7 +137,7 @@ mod tests {
             drop(detour);
         }
         lanes.send(PEER, vec![4]).unwrap();
-        let arrived: Vec<_> = std::iter::from_fn(|| queue.try_recv().ok()).collect();
+        let arrived: Vec<_> = std::iter::from_fn(|| Some(queue.try_recv().ok()?.frame)).collect();
         assert_eq!(arrived, [[1], [2], [3], [4]]);
     }
 
@@ -147,8 +150,11 @@ mod tests {
         lanes.sweep();
         assert_eq!(lanes.lock().len(), 1);
         drop(outbox);
-        assert_eq!(queue.blocking_recv(), Some(vec![1]));
-        assert_eq!(queue.blocking_recv(), None, "nobody sends any more");
+        assert_eq!(
+            queue.blocking_recv().map(|queued| queued.frame),
+            Some(vec![1])
+        );
+        assert!(queue.blocking_recv().is_none(), "nobody sends any more");
         let (frame, detour) = lanes.send(PEER, vec![2]).unwrap_err();
         assert_eq!(frame, [2]);
         lanes.sweep();

@@ -5,8 +5,9 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
+    time::Instant,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -27,8 +28,9 @@ use tokio_rustls::TlsStream;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use super::{
-    CLOSE_DEADLINE, MAX_QUEUED, Report, Shared,
+    CLOSE_DEADLINE, Report, Shared,
     lane::{Detour, LongWay},
+    queue::{Queue, Queued},
 };
 use crate::counters::{About, HostCounters};
 
@@ -48,7 +50,7 @@ type Writer = FramedWrite<WriteHalf<TlsStream<TcpStream>>, LengthDelimitedCodec>
 /// Where frames for a stream are put. Dropping it closes the stream once they are sent.
 #[derive(Debug)]
 pub(crate) struct Outbox {
-    frames: mpsc::UnboundedSender<Vec<u8>>,
+    frames: mpsc::UnboundedSender<Queued>,
     state: Arc<State>,
 }
 
@@ -57,7 +59,7 @@ pub(crate) struct Outbox {
 struct State {
     stream: StreamId,
     counters: Arc<HostCounters>,
-    queued: AtomicUsize,
+    queue: Queue,
     is_closing: AtomicBool,
     closing: Notify,
     is_cut: AtomicBool,
@@ -71,7 +73,7 @@ struct State {
 /// A way into an outbox that does not keep the stream open.
 #[derive(Debug)]
 pub(super) struct Lane {
-    frames: mpsc::WeakUnboundedSender<Vec<u8>>,
+    frames: mpsc::WeakUnboundedSender<Queued>,
     state: Arc<State>,
 }
 
@@ -83,13 +85,13 @@ impl Outbox {
     pub(super) fn new(
         stream: StreamId,
         counters: &Arc<HostCounters>,
-    ) -> (Self, mpsc::UnboundedReceiver<Vec<u8>>) {
+    ) -> (Self, mpsc::UnboundedReceiver<Queued>) {
         // Bounded by bytes: see `State::send`.
         let (frames, queue) = mpsc::unbounded_channel();
         let state = Arc::new(State {
             stream,
             counters: Arc::clone(counters),
-            queued: AtomicUsize::default(),
+            queue: Queue::new(Instant::now()),
             is_closing: AtomicBool::default(),
             closing: Notify::default(),
             is_cut: AtomicBool::default(),
@@ -135,7 +137,7 @@ impl Lane {
 }
 
 impl State {
-    fn send(&self, frames: &mpsc::UnboundedSender<Vec<u8>>, frame: Vec<u8>) {
+    fn send(&self, frames: &mpsc::UnboundedSender<Queued>, frame: Vec<u8>) {
         let stream = self.stream.0;
         if frame.len() > MAX_DATA_FRAME {
             self.counters.frames_too_long.up();
@@ -146,9 +148,9 @@ impl State {
             return;
         }
         let size = frame.len() + LENGTH_PREFIX;
-        let queued = self.queued.load(Relaxed);
-        // One frame always fits, however long it is.
-        if queued > 0 && queued + size > MAX_QUEUED {
+        // Shards count their own, by what they are about.
+        let told = (!is_marked(&frame)).then_some(frame.len());
+        let Ok(queued) = self.queue.push(Instant::now(), frame, size) else {
             // Until the driver learns that it is cut, more may come for it.
             if !self.is_cut.swap(true, Relaxed) {
                 self.counters.streams_too_slow.up();
@@ -156,14 +158,12 @@ impl State {
                 self.cut.notify_one();
             }
             return;
-        }
-        self.queued.fetch_add(size, Relaxed);
-        // Shards count their own, by what they are about.
-        if !is_marked(&frame) {
-            self.counters.traffic.sent(About::Membership, frame.len());
+        };
+        if let Some(bytes) = told {
+            self.counters.traffic.sent(About::Membership, bytes);
         }
         // Fails only if the stream's task has ended, see `Outbox::send`.
-        drop(frames.send(frame));
+        drop(frames.send(queued));
     }
 }
 
@@ -228,7 +228,7 @@ async fn exchange(
     shared: &Shared,
     stream: StreamId,
     tls: TlsStream<TcpStream>,
-    queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    queue: mpsc::UnboundedReceiver<Queued>,
     state: &Arc<State>,
 ) -> &'static str {
     let (read, write) = tokio::io::split(tls);
@@ -314,16 +314,17 @@ async fn hand_over(
 /// Writes what is queued until the outbox is dropped, then closes this direction and leaves
 /// it to the other side to end the stream.
 async fn send(
-    mut queue: mpsc::UnboundedReceiver<Vec<u8>>,
+    mut queue: mpsc::UnboundedReceiver<Queued>,
     mut writer: Writer,
     state: &State,
 ) -> &'static str {
     while let Some(first) = queue.recv().await {
         let mut next = Some(first);
-        while let Some(frame) = next {
-            let size = frame.len() + LENGTH_PREFIX;
-            let result = writer.feed(Bytes::from(frame)).await;
-            state.queued.fetch_sub(size, Relaxed);
+        while let Some(queued) = next {
+            state.queue.goes(&queued);
+            let size = queued.frame.len() + LENGTH_PREFIX;
+            let result = writer.feed(Bytes::from(queued.frame)).await;
+            state.queue.gone(size);
             if result.is_err() {
                 return "writing failed";
             }

@@ -19,7 +19,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::*;
+use super::{queue::MOST_QUEUED, *};
 use crate::{udp::bind_gossip, workers};
 
 /// Longer than anything here takes on a starved machine.
@@ -258,7 +258,7 @@ async fn a_peer_that_does_not_read_is_cut_off() {
     let _peer = raw(1, host.address).await;
     let (stream, _, _) = host.opened().await;
     // What the kernel takes meanwhile is not queued.
-    let queue = MAX_QUEUED / MAX_FRAME;
+    let queue = MOST_QUEUED / MAX_FRAME;
     let sent = (0..=2 * queue).find(|_| {
         host.peers.send(stream, vec![0; MAX_FRAME]);
         host.counters.streams_too_slow.get() > 0
