@@ -10,7 +10,7 @@ use std::{
 };
 
 /// So much may wait however long it takes (bytes).
-const MAX_QUEUED: usize = 64 << 20;
+pub(crate) const MAX_QUEUED: usize = 64 << 20;
 /// If more does, what goes next may have waited for so long.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// More than this never waits (bytes).

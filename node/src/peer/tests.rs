@@ -19,7 +19,10 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::{queue::MOST_QUEUED, *};
+use super::{
+    queue::{MAX_QUEUED, MOST_QUEUED},
+    *,
+};
 use crate::{udp::bind_gossip, workers};
 
 /// Longer than anything here takes on a starved machine.
@@ -250,6 +253,20 @@ async fn a_peer_that_vanishes_ends_the_stream_once() {
     host.peers.send(stream, vec![1]);
     host.peers.close(stream);
     host.ends_in_silence().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_reads_gets_all_however_much_comes_at_once() {
+    let (mut a, mut b) = (Host::start(1), Host::start(1));
+    let (at_a, at_b) = pair(&mut a, &mut b).await;
+    let frames = MAX_QUEUED / MAX_FRAME + 16;
+    for _ in 0..frames {
+        a.peers.send(at_a, vec![7; MAX_FRAME]);
+    }
+    for n in 0..frames {
+        assert_eq!(b.frame(at_b).await.len(), MAX_FRAME, "{n}");
+    }
+    assert_eq!(a.counters.streams_too_slow.get(), 0);
 }
 
 #[tokio::test]
