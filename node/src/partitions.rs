@@ -153,8 +153,6 @@ pub(crate) enum FromShard {
 pub(crate) struct Holds {
     /// Partitions owned.
     pub(crate) owned: usize,
-    /// Those of them that no other node is a member of.
-    pub(crate) alone: usize,
     /// Partitions of which this node is a member, owned or not.
     pub(crate) member: usize,
     /// What these take (bytes), about, when their members changed last.
@@ -167,7 +165,6 @@ impl std::ops::Add for Holds {
     fn add(self, other: Self) -> Self {
         Self {
             owned: self.owned + other.owned,
-            alone: self.alone + other.alone,
             member: self.member + other.member,
             bytes: self.bytes + other.bytes,
         }
@@ -358,6 +355,11 @@ impl Partitions {
     /// Where partitions are, as far as is known.
     pub(crate) fn topology(&self) -> Topology {
         self.known.present()
+    }
+
+    /// The same for a look only.
+    pub(crate) fn with_topology<R>(&self, look: impl FnOnce(&Topology) -> R) -> R {
+        self.known.with(look)
     }
 
     /// Ends the shards, and waits for them; then the store is closed.

@@ -90,6 +90,18 @@ fn a_node_with_the_only_copies_stops() {
     expect_all_handed_over(&cluster, 0);
 }
 
+/// Its only backup is away: what that could have owned is nobody's, and not waited for.
+#[test]
+fn a_node_that_stops_after_its_backup_does_not_wait_for_it() {
+    let cluster = cluster::of(4).flags(&["--copies", "2"]).start();
+    cluster.expect_healthy();
+    for index in 0..3 {
+        cluster.node(index).signal(Signal::TERM);
+        assert_eq!(cluster.node(index).process().expect_code(), 0);
+        expect_all_handed_over(&cluster, index);
+    }
+}
+
 /// Whoever stops gives away what it owns, and is not given it back; where all stop nobody waits.
 fn expect_all_handed_over(cluster: &Cluster, index: usize) {
     let text = cluster.node(index).process().log().text();

@@ -1,6 +1,10 @@
 //! Between the driver and the partitions: views, frames, and handing over before leaving.
 
+use std::collections::BTreeSet;
+
 use kith_proto::{
+    config::Consistency,
+    id::NodeId,
     input::{Command, Input, RequestId, StreamId},
     members::table::Status,
     output::Stop,
@@ -87,6 +91,21 @@ impl Departure {
         let idle = now.saturating_since(self.moved).as_millis();
         u64::try_from(idle).unwrap_or(u64::MAX)
     }
+}
+
+/// Whether this node owns a partition with these members, the owner first, that one of the takers could
+/// own while this node is away: without a copy nobody can, and in a strict cluster without a majority.
+fn can_be_owned_by_others(
+    members: &[NodeId],
+    own: NodeId,
+    takers: &BTreeSet<NodeId>,
+    is_strict: bool,
+) -> bool {
+    let others = members.iter().filter(|member| takers.contains(member));
+    let others = others.count();
+    // For the next configuration this node still counts.
+    let has_majority = 2 * (others + 1) > members.len();
+    members.first() == Some(&own) && others > 0 && (has_majority || !is_strict)
 }
 
 impl Driver {
@@ -218,23 +237,34 @@ impl Driver {
     // How many partitions somebody else should have before this node goes; 0 if nobody is there to take
     // them.
     fn left_to_hand_over(&self, returning: bool) -> usize {
-        let living = self
-            .core
-            .table()
+        let table = self.core.table();
+        let takers: BTreeSet<NodeId> = table
             .living_others()
-            .any(|entry| entry.status() == Status::Alive && !entry.is_stopping());
-        if !living {
+            .filter(|entry| entry.status() == Status::Alive && !entry.is_stopping())
+            .map(|entry| entry.identity.id)
+            .collect();
+        let holds = self.partitions.holds();
+        if takers.is_empty() {
             return 0;
         }
-        let holds = self.partitions.holds();
-        let cluster = self.core.cluster();
-        // No backup could own them meanwhile, and placement wants none.
-        let single = cluster.is_some_and(|cluster| cluster.settings.copies == 1);
-        match returning {
-            true if single => holds.owned - holds.alone,
-            true => holds.owned,
-            false => holds.member,
+        if !returning {
+            return holds.member;
         }
+        if holds.owned == 0 {
+            return 0;
+        }
+        let consistency = self.core.cluster().map(|c| c.settings.consistency);
+        let is_strict = consistency == Some(Consistency::Strict);
+        let wanted = self.partitions.with_topology(|topology| {
+            let members = topology.partitions.iter();
+            members
+                .filter(|members| {
+                    can_be_owned_by_others(members, table.own_id(), &takers, is_strict)
+                })
+                .count()
+        });
+        // The shards may have told of others that they do not own any more.
+        wanted.min(holds.owned)
     }
 
     /// Goes on with leaving once everything was handed over, or that leads nowhere.
@@ -341,6 +371,26 @@ mod tests {
         assert!(leaving.goes_on(false) && !leaving.goes_on(true));
         let stopping = Departure::begin(at(0), true, PATIENCE, 9, 100);
         assert!(!stopping.goes_on(false) && !stopping.goes_on(true));
+    }
+
+    #[test]
+    fn who_will_be_back_waits_only_for_what_others_can_own() {
+        let [own, b, c, d, e] = [1, 2, 3, 4, 5].map(NodeId);
+        let takers = BTreeSet::from([b, c]);
+        for (members, available, strict) in [
+            (vec![own, b, c], true, true),
+            (vec![own, b, d], true, true),
+            (vec![own, d, b, e], true, false),
+            // Nobody who is here has a copy.
+            (vec![own, d, e], false, false),
+            (vec![own], false, false),
+            // Somebody else's, or nobody knows whose.
+            (vec![b, own, c], false, false),
+            (vec![], false, false),
+        ] {
+            let can = |is_strict| can_be_owned_by_others(&members, own, &takers, is_strict);
+            assert_eq!((can(false), can(true)), (available, strict), "{members:?}");
+        }
     }
 
     #[test]

@@ -386,7 +386,6 @@ impl Running {
         let (owned, member) = self.shard.holds();
         let holds = Holds {
             owned,
-            alone: self.shard.owned_alone(),
             member,
             bytes: self.shard.held_bytes(),
         };

@@ -33,8 +33,12 @@ impl Known {
 
     /// What is known now.
     pub(super) fn present(&self) -> Topology {
-        let present = self.present.lock();
-        present.unwrap_or_else(PoisonError::into_inner).clone()
+        self.with(Topology::clone)
+    }
+
+    /// Looks at what is known now.
+    pub(super) fn with<R>(&self, look: impl FnOnce(&Topology) -> R) -> R {
+        look(&self.present.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Membership has changed.
