@@ -85,7 +85,7 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// What opening found, for [`Engine::begin`].
+/// What opening found, for [`Engine::start`].
 pub(super) struct Found {
     pub(super) directory: PathBuf,
     pub(super) database: Database,
