@@ -93,9 +93,9 @@ impl Departure {
     }
 }
 
-/// Whether this node owns a partition with these members, the owner first, that one of the takers could
-/// own while this node is away: without a copy nobody can, and in a strict cluster without a majority.
-fn can_be_owned_by_others(
+/// Whether this node owns a partition with these members, the owner first, and none of the takers could own it
+/// while this node is away: without a copy nobody can, and in a strict cluster without a majority.
+fn is_only_ours(
     members: &[NodeId],
     own: NodeId,
     takers: &BTreeSet<NodeId>,
@@ -105,7 +105,7 @@ fn can_be_owned_by_others(
     let others = others.count();
     // For the next configuration this node still counts.
     let has_majority = 2 * (others + 1) > members.len();
-    members.first() == Some(&own) && others > 0 && (has_majority || !is_strict)
+    members.first() == Some(&own) && (others == 0 || (is_strict && !has_majority))
 }
 
 impl Driver {
@@ -255,16 +255,13 @@ impl Driver {
         }
         let consistency = self.core.cluster().map(|c| c.settings.consistency);
         let is_strict = consistency == Some(Consistency::Strict);
-        let wanted = self.partitions.with_topology(|topology| {
+        let only_ours = self.partitions.with_topology(|topology| {
             let members = topology.partitions.iter();
-            members
-                .filter(|members| {
-                    can_be_owned_by_others(members, table.own_id(), &takers, is_strict)
-                })
-                .count()
+            let ours = members.filter(|it| is_only_ours(it, table.own_id(), &takers, is_strict));
+            ours.count()
         });
-        // The shards may have told of others that they do not own any more.
-        wanted.min(holds.owned)
+        // What was handed over a moment ago counts until others know that.
+        holds.owned.saturating_sub(only_ours)
     }
 
     /// Goes on with leaving once everything was handed over, or that leads nowhere.
@@ -378,18 +375,22 @@ mod tests {
         let [own, b, c, d, e] = [1, 2, 3, 4, 5].map(NodeId);
         let takers = BTreeSet::from([b, c]);
         for (members, available, strict) in [
-            (vec![own, b, c], true, true),
-            (vec![own, b, d], true, true),
-            (vec![own, d, b, e], true, false),
+            (vec![own, b, c], false, false),
+            (vec![own, b, d], false, false),
+            (vec![own, d, b, e], false, true),
             // Nobody who is here has a copy.
-            (vec![own, d, e], false, false),
-            (vec![own], false, false),
+            (vec![own, d, e], true, true),
+            (vec![own], true, true),
             // Somebody else's, or nobody knows whose.
             (vec![b, own, c], false, false),
             (vec![], false, false),
         ] {
-            let can = |is_strict| can_be_owned_by_others(&members, own, &takers, is_strict);
-            assert_eq!((can(false), can(true)), (available, strict), "{members:?}");
+            let ours = |is_strict| is_only_ours(&members, own, &takers, is_strict);
+            assert_eq!(
+                (ours(false), ours(true)),
+                (available, strict),
+                "{members:?}"
+            );
         }
     }
 

@@ -14,7 +14,7 @@ pub(crate) const MAX_QUEUED: usize = 64 << 20;
 /// If more does, what goes next may have waited for so long.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// More than this never waits (bytes).
-pub(crate) const MOST_QUEUED: usize = 1 << 30;
+pub(crate) const MOST_QUEUED: usize = 256 << 20;
 
 /// A frame that waits.
 #[derive(Debug)]

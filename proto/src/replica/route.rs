@@ -96,7 +96,7 @@ impl Routes {
 
 impl Shard {
     /// Routes that have changed since this was asked last, or are known by more members; `None` if
-    /// there are none. [`Self::holds`] and [`Self::owned_alone`] change with them only.
+    /// there are none. [`Self::holds`] changes with them only.
     pub fn take_changed_routes(&mut self) -> Option<Vec<Route>> {
         if self.routes.changed.is_empty() {
             return None;
@@ -120,15 +120,6 @@ impl Shard {
             holds.1 += usize::from(untold || config.has(self.own));
         }
         holds
-    }
-
-    /// How many of the partitions that this node owns have no other member.
-    pub fn owned_alone(&self) -> usize {
-        let alone = self.replicas.values().filter(|replica| {
-            let config = replica.chain.as_ref().map(|chain| &chain.config);
-            config.is_some_and(|config| config.members == [self.own] && !is_untold(replica, config))
-        });
-        alone.count()
     }
 
     /// What the partitions that this node is a member of take here (bytes), about.

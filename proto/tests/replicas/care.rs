@@ -92,13 +92,12 @@ fn a_partition_without_a_living_copy_is_told() {
 }
 
 #[test]
-fn what_nobody_else_has_a_copy_of_is_counted() {
+fn what_a_node_holds_is_counted() {
     let mut cluster = Cluster::new(3, Consistency::Available);
     let value = "x".repeat(10_000);
     cluster.set(0, "key", &value).unwrap();
     cluster.run(A_WHILE);
     for node in 0..3 {
-        assert_eq!(cluster.shards[node].owned_alone(), 0, "n{node}");
         let bytes = cluster.shards[node].held_bytes();
         assert!((10_000..11_000).contains(&bytes), "n{node}: {bytes}");
     }
@@ -108,5 +107,4 @@ fn what_nobody_else_has_a_copy_of_is_counted() {
     cluster.show();
     cluster.run(A_WHILE);
     assert_eq!(cluster.shards[2].holds(), (4, 4));
-    assert_eq!(cluster.shards[2].owned_alone(), 4);
 }
