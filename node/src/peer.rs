@@ -55,7 +55,7 @@ use kith_proto::{
 use tokio::{
     net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
-    task::yield_now,
+    task::{JoinHandle, yield_now},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -171,6 +171,7 @@ pub(crate) struct Peers {
     lanes: Arc<Lanes>,
     /// Why the last dial failed that failed for want of trust, and whither it went.
     mistrust: Option<(SocketAddr, Mistrust)>,
+    accepting: JoinHandle<()>,
 }
 
 /// What every task of this module needs.
@@ -194,6 +195,7 @@ struct Shared {
     exhausted: Limited,
     tasks: TaskTracker,
     stop: CancellationToken,
+    streams_closed: CancellationToken,
 }
 
 impl Peers {
@@ -226,16 +228,16 @@ impl Peers {
             exhausted: Limited::new(LOG_PERIOD),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
+            streams_closed: CancellationToken::new(),
         });
-        shared
-            .tasks
-            .spawn(accept::run(Arc::clone(&shared), listener));
+        let accepting = tokio::spawn(accept::run(Arc::clone(&shared), listener));
         Self {
             shared,
             tls,
             outboxes: BTreeMap::new(),
             lanes: Arc::default(),
             mistrust: None,
+            accepting,
         }
     }
 
@@ -372,6 +374,10 @@ impl Peers {
             .is_err()
         {
             tracing::debug!(target: "kith", "some peers did not take all that was queued for them");
+        }
+        self.shared.streams_closed.cancel();
+        if let Err(error) = self.accepting.await {
+            tracing::error!(target: "kith", %error, "accepting peers has ended by a fault of this software");
         }
     }
 }

@@ -24,13 +24,17 @@ enum Arrival {
 }
 
 /// Accepts until the node stops.
+///
+/// The port is kept until all streams are closed: while the farewell is under way on them, a host that refuses
+/// would look as if this process had ended without a word.
 pub(super) async fn run(shared: Arc<Shared>, listener: TcpListener) {
     let stop = shared.stop.clone();
-    stop.run_until_cancelled(accept_all(&shared, listener))
+    stop.run_until_cancelled(accept_all(&shared, &listener))
         .await;
+    shared.streams_closed.cancelled().await;
 }
 
-async fn accept_all(shared: &Arc<Shared>, listener: TcpListener) {
+async fn accept_all(shared: &Arc<Shared>, listener: &TcpListener) {
     let slots = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
