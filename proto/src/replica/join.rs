@@ -123,7 +123,10 @@ impl Shard {
             return false;
         }
         let nobody_serves_it = self.has_its_owner(p, &rival);
-        if rival.id > config.id && !nobody_serves_it {
+        // A node that stops may go on alone in its last moments: what was closed into that would be served by
+        // nobody until it is back.
+        let somebody_is_left = rival.members.iter().any(|member| !self.is_gone(*member));
+        if rival.id > config.id && !nobody_serves_it && somebody_is_left {
             self.counters_up("branches_given_up");
             if self.omits(Omit::ChosenClose) {
                 let closed = config.closed(config.members.clone(), rival.id.branch);
