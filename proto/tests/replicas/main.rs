@@ -10,3 +10,4 @@ mod deletes;
 mod newcomers;
 mod pace;
 mod recover;
+mod rivals;
