@@ -206,7 +206,7 @@ impl Shard {
             return;
         };
         let route = route.filter(|it| it.partition == asked.partition && !it.members.is_empty());
-        let news = route.is_some_and(|route| self.is_told(route));
+        let news = route.is_some_and(|route| self.take_route(route));
         if news {
             return self.route_request(asked.partition, asked.waiting);
         }

@@ -34,8 +34,8 @@ pub(super) struct Exchange {
     pub(super) push: VecDeque<Bytes>,
     /// Dropped there, if still in this version; what is sent of the same key replaces it at once.
     pub(super) drop: Vec<(Bytes, Version)>,
-    /// Written on both sides of a split: the versions of this and of the other.
-    pub(super) conflicts: Vec<(Bytes, Version, Version)>,
+    /// Written on both sides of a split: the versions of this and of the other, and whether this one's stays.
+    pub(super) conflicts: Vec<(Bytes, Version, Version, bool)>,
 }
 
 /// Which way entries go.
@@ -58,7 +58,7 @@ impl Shard {
         let Some(replica) = self.replicas.get(&p) else {
             return Ways::Both;
         };
-        let strict = self.view.as_ref().is_some_and(|view| view.is_strict());
+        let strict = self.is_strict();
         let serving = replica.owner.as_ref().is_some_and(|owner| owner.serving);
         let chain = replica.chain.as_ref();
         // A member that may have forgotten something is filled too, and may be the only one that has the rest.
@@ -94,17 +94,16 @@ impl Shard {
             }
             let newer_there = own.is_none_or(|own| own < other);
             let foreign = matches!(ways, Ways::Salvage | Ways::Own) && is_foreign(other);
-            if foreign {
-                let later_there = own.is_none_or(|own| own.hlc < other.hlc);
-                // One that was written anew has the same clock.
-                if let Some(own) = own.filter(|own| own.hlc != other.hlc) {
-                    all.conflicts.push((key.clone(), *own, *other));
-                }
-                if later_there && ways == Ways::Salvage {
-                    all.pull.push_back(key.clone());
-                    continue;
-                }
-            } else if newer_there && ways != Ways::There {
+            let wanted = match foreign {
+                true => ways == Ways::Salvage && own.is_none_or(|own| own.hlc < other.hlc),
+                false => ways != Ways::There && newer_there,
+            };
+            // One that was written anew has the same clock.
+            if let Some(own) = own.filter(|own| foreign && own.hlc != other.hlc) {
+                let (own, other, keep) = (*own, *other, !wanted);
+                all.conflicts.push((key.clone(), own, other, keep));
+            }
+            if wanted {
                 all.pull.push_back(key.clone());
                 continue;
             }
@@ -131,18 +130,20 @@ impl Shard {
         if let Some(owner) = &mut self.replica(p).owner {
             owner.complete.forget();
         }
-        let config = self.chain(p).map(|chain| chain.config.clone());
         let salvages = self.ways(p, peer, attempt) == Ways::Salvage;
-        let (native, foreign): (Vec<Carried>, Vec<Carried>) =
-            entries.into_iter().partition(|carried| {
-                let known = |config: &Configuration| knows(config, &carried.entry.version);
-                !salvages || config.as_ref().is_none_or(known)
-            });
-        self.merge(p, native.into_iter().map(|c| (c.key, c.entry)), &[]);
-        if let Some(config) = config.filter(|_| !foreign.is_empty()) {
-            *self.counters.entry("salvaged").or_default() += foreign.len() as u64;
-            self.write_anew(p, &config, foreign);
+        let config = self.chain(p).filter(|_| salvages);
+        let config = config.map(|chain| chain.config.clone());
+        let mut native = entries;
+        if let Some(config) = config {
+            let foreign: Vec<Carried> = native
+                .extract_if(.., |carried| !knows(&config, &carried.entry.version))
+                .collect();
+            if !foreign.is_empty() {
+                *self.counters.entry("salvaged").or_default() += foreign.len() as u64;
+                self.write_anew(p, &config, foreign);
+            }
         }
+        self.merge(p, native.into_iter().map(|c| (c.key, c.entry)), &[]);
     }
 }
 

@@ -125,7 +125,7 @@ impl Shard {
         let nobody_serves_it = self.has_its_owner(p, &rival);
         // A node that stops may go on alone in its last moments: what was closed into that would be served by
         // nobody until it is back.
-        let somebody_is_left = rival.members.iter().any(|member| !self.is_gone(*member));
+        let somebody_is_left = self.somebody_is_left(&rival.members);
         if rival.id > config.id && !nobody_serves_it && somebody_is_left {
             self.counters_up("branches_given_up");
             if self.omits(Omit::ChosenClose) {

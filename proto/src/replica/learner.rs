@@ -35,7 +35,7 @@ impl Shard {
             .iter()
             .filter(|(other, replica)| **other != p && replica.is_filled(now))
             .count();
-        let strict = self.view.as_ref().is_some_and(|view| view.is_strict());
+        let strict = self.is_strict();
         let own = self.own;
         if let Some(chain) = self.chain(p)
             && chain.config.id != id

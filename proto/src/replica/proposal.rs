@@ -123,6 +123,11 @@ impl Shard {
         }
     }
 
+    /// Whether any of these is not gone.
+    pub(super) fn somebody_is_left(&self, members: &[NodeId]) -> bool {
+        members.iter().any(|member| !self.is_gone(*member))
+    }
+
     /// Whether most members of a configuration are not gone.
     pub(super) fn majority_lives(&self, config: &Configuration) -> bool {
         let gone = config

@@ -198,7 +198,7 @@ impl Shard {
             }
             later.extend(self.serves_later(&route));
             self.is_it_a_rival(&route);
-            if self.is_told(route) {
+            if self.take_route(route) {
                 self.release(p);
             }
         }
@@ -216,9 +216,9 @@ impl Shard {
 
     /// Takes in what somebody says, if it is newer than what is known; or if of what is known nobody is left,
     /// and somebody serves another branch, though an older one. Whether it is taken in.
-    pub(super) fn is_told(&mut self, route: Route) -> bool {
+    pub(super) fn take_route(&mut self, route: Route) -> bool {
         let p = route.partition;
-        let nobody_left = |route: &Route| route.members.iter().all(|node| self.is_gone(*node));
+        let nobody_left = |route: &Route| !self.somebody_is_left(&route.members);
         let known = self.routes.get(p).is_some_and(nobody_left);
         let owner = route.members.first();
         if known && owner.is_some_and(|owner| !self.is_gone(*owner)) {
@@ -234,7 +234,7 @@ impl Shard {
     /// this one tells of it again.
     pub(super) fn claim(&mut self, p: PartitionId, config: &Configuration) {
         let known = self.routes.get(p).is_some_and(|it| it.id == config.id);
-        if !known && self.is_told(Route::of(p, config)) {
+        if !known && self.take_route(Route::of(p, config)) {
             self.routes.fresh.insert(p);
         }
     }

@@ -205,8 +205,8 @@ impl Shard {
             return;
         };
         let exchange = self.exchange(p, peer, attempt, &ours, &theirs);
-        for (key, own, other) in exchange.conflicts {
-            self.conflict(p, &key, own, other, own.hlc >= other.hlc);
+        for (key, own, other, keep) in exchange.conflicts {
+            self.conflict(p, &key, own, other, keep);
         }
         if let Some(session) = self.session(p, peer, attempt) {
             session.pull = exchange.pull;

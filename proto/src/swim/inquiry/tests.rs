@@ -48,29 +48,33 @@ fn a_kernel_that_answers_late_changes_the_conclusion_once() {
     assert_eq!(inquiry.conclude(now + TIMEOUT), None);
 }
 
-// On a busy machine a process that was killed may have its listening socket for long.
-#[test]
-fn a_kernel_that_accepts_though_the_stream_broke_is_asked_until_it_refuses() {
+// The stream to a process breaks, and its kernel refuses from then on, both so many milliseconds after an inquiry
+// began: when it is knocked at, and what is said.
+fn killed(breaks: u64, refuses: u64) -> (Vec<u64>, Vec<(u64, Conclusion)>) {
     let (mut inquiry, start) = start();
-    inquiry.stream_broke(start);
-    let mut at = Vec::new();
-    let mut said = Vec::new();
+    let (mut at, mut said) = (Vec::new(), Vec::new());
     for ms in 0..7000 {
         let now = start + Duration::from_millis(ms);
+        if ms == breaks {
+            inquiry.stream_broke(now);
+        }
         if inquiry.take_knock(now) {
             at.push(ms);
-            let over = ms >= 100;
-            inquiry.knocked(
-                now,
-                if over {
-                    Knock::Refused
-                } else {
-                    Knock::Accepted
-                },
-            );
+            let answer = match ms < refuses {
+                true => Knock::Accepted,
+                false => Knock::Refused,
+            };
+            inquiry.knocked(now, answer);
         }
         said.extend(inquiry.conclude(now).map(|it| (ms, it)));
     }
+    (at, said)
+}
+
+// On a busy machine a process that was killed may have its listening socket for long.
+#[test]
+fn a_kernel_that_accepts_though_the_stream_broke_is_asked_until_it_refuses() {
+    let (at, said) = killed(0, 100);
     assert_eq!(at, [0, 15, 45, 105]);
     let silent = Conclusion::Silent;
     let wanted = [
@@ -83,28 +87,7 @@ fn a_kernel_that_accepts_though_the_stream_broke_is_asked_until_it_refuses() {
 // It falls silent first, and loses its streams when its last thread has ended.
 #[test]
 fn a_kernel_that_accepted_is_asked_again_when_the_stream_breaks() {
-    let (mut inquiry, start) = start();
-    let mut at = Vec::new();
-    let mut said = Vec::new();
-    for ms in 0..7000 {
-        let now = start + Duration::from_millis(ms);
-        if ms == 300 {
-            inquiry.stream_broke(now);
-        }
-        if inquiry.take_knock(now) {
-            at.push(ms);
-            let over = ms >= 310;
-            inquiry.knocked(
-                now,
-                if over {
-                    Knock::Refused
-                } else {
-                    Knock::Accepted
-                },
-            );
-        }
-        said.extend(inquiry.conclude(now).map(|it| (ms, it)));
-    }
+    let (at, said) = killed(300, 310);
     assert_eq!(at, [0, 15, 300, 315]);
     let silent = Conclusion::Silent;
     let wanted = [
