@@ -35,6 +35,7 @@
 //! | `ask` | requests on their way to an owner | 7 |
 //! | `proposal`, `prepared`, `decide` | choosing the next configuration: take-over, resuming, closing | 3, A1 |
 //! | `plan`, `fill`, `change` | changes by the sitting owner: newcomers, hand-over | 2, 3, 4 |
+//! | [`depart`] | what a node that will be back waits for before it stops | |
 //! | `recover` | strict: going on by an operator's word | |
 //! | `session`, `compared`, `difference`, [`digest`] | one way to make copies equal, from both sides | 4, 6, A3 |
 //! | `audit` | copies thought to be equal, all of a peer's at once | 4 |
@@ -95,6 +96,7 @@ mod compared;
 mod configuration;
 mod copies;
 mod decide;
+pub mod depart;
 mod difference;
 pub mod digest;
 mod fill;

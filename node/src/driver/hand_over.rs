@@ -8,6 +8,7 @@ use kith_proto::{
     input::{Command, Input, RequestId, StreamId},
     members::table::Status,
     output::Stop,
+    replica::depart,
     wire::MAX_FRAME,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -20,8 +21,6 @@ use crate::{
     view::{LeavingView, PartitionView},
 };
 
-/// A node that stops and will be back waits at most so long until others own its partitions.
-const HAND_OVER: Duration = Duration::from_secs(5);
 /// How often it is told what is left to be handed over.
 const TOLD: Duration = Duration::from_secs(5);
 
@@ -67,7 +66,7 @@ impl Departure {
 
     fn is_late(&self, now: Time) -> bool {
         match self.returning {
-            true => now >= self.began + HAND_OVER.min(self.patience),
+            true => now >= self.began + depart::PATIENCE.min(self.patience),
             false => now >= self.moved + self.patience,
         }
     }
@@ -91,21 +90,6 @@ impl Departure {
         let idle = now.saturating_since(self.moved).as_millis();
         u64::try_from(idle).unwrap_or(u64::MAX)
     }
-}
-
-/// Whether this node owns a partition with these members, the owner first, and none of the takers could own it
-/// while this node is away: without a copy nobody can, and in a strict cluster without a majority.
-fn is_only_ours(
-    members: &[NodeId],
-    own: NodeId,
-    takers: &BTreeSet<NodeId>,
-    is_strict: bool,
-) -> bool {
-    let others = members.iter().filter(|member| takers.contains(member));
-    let others = others.count();
-    // For the next configuration this node still counts.
-    let has_majority = 2 * (others + 1) > members.len();
-    members.first() == Some(&own) && (others == 0 || (is_strict && !has_majority))
 }
 
 impl Driver {
@@ -257,7 +241,8 @@ impl Driver {
         let is_strict = consistency == Some(Consistency::Strict);
         let only_ours = self.partitions.with_topology(|topology| {
             let members = topology.partitions.iter();
-            let ours = members.filter(|it| is_only_ours(it, table.own_id(), &takers, is_strict));
+            let ours =
+                members.filter(|it| depart::is_only_ours(it, table.own_id(), &takers, is_strict));
             ours.count()
         });
         // What was handed over a moment ago counts until others know that.
@@ -368,30 +353,6 @@ mod tests {
         assert!(leaving.goes_on(false) && !leaving.goes_on(true));
         let stopping = Departure::begin(at(0), true, PATIENCE, 9, 100);
         assert!(!stopping.goes_on(false) && !stopping.goes_on(true));
-    }
-
-    #[test]
-    fn who_will_be_back_waits_only_for_what_others_can_own() {
-        let [own, b, c, d, e] = [1, 2, 3, 4, 5].map(NodeId);
-        let takers = BTreeSet::from([b, c]);
-        for (members, available, strict) in [
-            (vec![own, b, c], false, false),
-            (vec![own, b, d], false, false),
-            (vec![own, d, b, e], false, true),
-            // Nobody who is here has a copy.
-            (vec![own, d, e], true, true),
-            (vec![own], true, true),
-            // Somebody else's, or nobody knows whose.
-            (vec![b, own, c], false, false),
-            (vec![], false, false),
-        ] {
-            let ours = |is_strict| is_only_ours(&members, own, &takers, is_strict);
-            assert_eq!(
-                (ours(false), ours(true)),
-                (available, strict),
-                "{members:?}"
-            );
-        }
     }
 
     #[test]
