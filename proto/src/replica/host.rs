@@ -114,6 +114,14 @@ impl View {
         )
     }
 
+    /// Whether a node has said that it stops, or leaves, now; it may run for a moment yet.
+    pub fn said_farewell(&self, node: NodeId) -> bool {
+        matches!(
+            self.standing(node),
+            Some(Standing::Returning | Standing::Gone)
+        )
+    }
+
     /// The stream to a member that takes part.
     pub fn stream(&self, node: NodeId) -> Option<StreamId> {
         self.peers

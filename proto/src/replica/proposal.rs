@@ -146,9 +146,17 @@ impl Shard {
         self.is_strict() && !self.omits(Omit::StrictMajority)
     }
 
-    /// Begins to choose the next configuration of a partition that this node is a member of.
+    /// Begins to choose the next configuration of a partition that this node is a member of. Not in a node's last
+    /// moments: others go on without it already, and what it chose alone would be out of reach until it is back.
     pub(super) fn propose(&mut self, p: PartitionId, purpose: Purpose) {
         let own = self.own;
+        if self
+            .view
+            .as_ref()
+            .is_some_and(|view| view.said_farewell(own))
+        {
+            return;
+        }
         let now = self.now.time;
         let root = self.root(p);
         let replica = self.replica(p);

@@ -234,8 +234,9 @@ impl Cluster {
 
     fn feed_all(&mut self, mut inputs: VecDeque<(usize, Input)>) {
         while let Some((node, input)) = inputs.pop_front() {
-            // Nobody else answers.
-            if self.standing.get(node) != Some(&Standing::Living) {
+            // Nobody else answers. Who has said farewell runs for a moment yet.
+            let runs = [Standing::Living, Standing::Returning];
+            if !self.standing.get(node).is_some_and(|it| runs.contains(it)) {
                 continue;
             }
             let now = self.clock(node);
