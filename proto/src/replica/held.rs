@@ -100,6 +100,7 @@ impl Shard {
             at,
             after,
         });
+        self.routes.is_held_otherwise(p);
         let after = self.keep_record(p);
         if let Some(held) = &mut self.replica(p).held {
             held.after = Some(after);
@@ -140,6 +141,7 @@ impl Shard {
             self.clear(p);
             self.replicas.remove(&p);
         } else if replica.held.take().is_some() {
+            self.routes.is_held_otherwise(p);
             self.keep_record(p);
         }
     }

@@ -171,6 +171,7 @@ impl Shard {
         replica.digests = digests;
         replica.latest_epoch = 0;
         let chains = was_held.then(|| (p, replica.record()));
+        self.routes.is_held_otherwise(p);
         self.write_batch(Batch {
             cleared: vec![p],
             chains: chains.into_iter().collect(),

@@ -203,6 +203,10 @@ impl Shard {
         replica.rival = None;
         replica.went_on.clear();
         replica.owner = None;
+        // The next one may count on it, though this one does not name this node.
+        if !config.has(own) {
+            replica.held = held.filter(|held| !config.ends(held.id));
+        }
         if config.owner() == own && config.closed_into.is_none() && is_equal {
             replica.owner = Some(Owner::new(own));
         }

@@ -317,7 +317,7 @@ impl Shard {
         let before = replica.telling.len();
         replica.telling.retain(|member| !knows(*member));
         if replica.telling.len() < before {
-            self.routes.is_known_by_more(p);
+            self.routes.is_held_otherwise(p);
         }
     }
 

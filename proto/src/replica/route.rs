@@ -72,8 +72,8 @@ impl Routes {
         self.table.insert(route.partition, route);
     }
 
-    /// A member has learnt of a partition's configuration: what [`Shard::holds`] says may change.
-    pub(super) fn is_known_by_more(&mut self, partition: PartitionId) {
+    /// What [`Shard::holds`] says may change, though the partition's configuration does not.
+    pub(super) fn is_held_otherwise(&mut self, partition: PartitionId) {
         self.changed.insert(partition);
     }
 
@@ -106,18 +106,19 @@ impl Shard {
         Some(routes.collect())
     }
 
-    /// How many partitions this node owns, and in how many it is a member; those that it handed over count
-    /// until most of their members know, since nobody else may have heard of what was chosen.
+    /// How many partitions this node owns, and in how many it is a member, or may be one by now; those that it
+    /// handed over count until most of their members know, since nobody else may have heard of what was chosen.
     pub fn holds(&self) -> (usize, usize) {
         let mut holds = (0, 0);
         for replica in self.replicas.values() {
-            let Some(chain) = &replica.chain else {
-                continue;
-            };
-            let config = &chain.config;
-            let untold = is_untold(replica, config);
-            holds.0 += usize::from(untold || config.owner() == self.own);
-            holds.1 += usize::from(untold || config.has(self.own));
+            let config = replica.chain.as_ref().map(|chain| &chain.config);
+            let untold = config.is_some_and(|config| is_untold(replica, config));
+            let owner = config.is_some_and(|config| config.owner() == self.own);
+            let member = config.is_some_and(|config| config.has(self.own));
+            // Its members may be choosing a configuration that counts on it (see `held`).
+            let counted_on = replica.held_whole().is_some();
+            holds.0 += usize::from(untold || owner);
+            holds.1 += usize::from(untold || member || counted_on);
         }
         holds
     }

@@ -42,47 +42,92 @@ fn beside(key: &str) -> String {
     others.find(same).expect("there are many keys")
 }
 
-// A node that nobody here ever heard of makes a copy of its branch, and is gone.
-fn a_copy_of_a_branch_that_is_gone(cluster: &mut Cluster, at: usize, entries: Vec<Carried>) {
-    let from = NodeId(77);
-    let partition = partition_of(&entries[0].key, PARTITIONS);
-    let last = ConfigId {
-        epoch: 9,
-        branch: 77,
+// A node that nobody here ever heard of.
+const STRANGER: NodeId = NodeId(77);
+
+fn stranger_says(cluster: &mut Cluster, at: usize, partition: u16, id: ConfigId, body: Body) {
+    let message = Message::Partition {
+        partition,
+        id,
+        body,
     };
-    let attempt = Attempt::Fill(1);
-    let config = Configuration {
-        id: last,
-        ..Configuration::genesis(from, last.branch)
-    };
-    let mut say = |body| {
-        let message = Message::Partition {
-            partition,
-            id: last,
-            body,
-        };
-        cluster.feed(at, Input::Message { from, message });
-        let digests = cluster.shards[at].digests_of(partition);
-        let digests = digests.expect("it is being filled");
-        (digests.root(), digests.groups())
-    };
-    let config = Box::new(config);
+    let from = STRANGER;
+    cluster.feed(at, Input::Message { from, message });
+}
+
+// It makes a copy, and finds it equal.
+fn stranger_fills(
+    cluster: &mut Cluster,
+    at: usize,
+    partition: u16,
+    config: &Configuration,
+    entries: Vec<Carried>,
+) {
+    let (id, attempt) = (config.id, Attempt::Fill(1));
+    let mut say = |body| stranger_says(cluster, at, partition, id, body);
+    let config = Box::new(config.clone());
     say(Body::Fill { attempt, config });
-    let (root, groups) = say(Body::Entries {
+    say(Body::Entries {
         attempt,
         entries,
         drop: Vec::new(),
     });
-    say(Body::Compare {
+    let digests = cluster.shards[at].digests_of(partition);
+    let digests = digests.expect("it is being filled");
+    let (root, groups) = (digests.root(), digests.groups());
+    let compare = Body::Compare {
         attempt,
         root,
         groups,
-    });
+    };
+    stranger_says(cluster, at, partition, id, compare);
     assert_eq!(
         cluster.shards[at].held_of(partition).map(|held| held.id),
-        Some(last)
+        Some(id)
     );
+}
+
+// It makes a copy of its branch, and is gone.
+fn a_copy_of_a_branch_that_is_gone(cluster: &mut Cluster, at: usize, entries: Vec<Carried>) {
+    let partition = partition_of(&entries[0].key, PARTITIONS);
+    let last = Configuration {
+        id: ConfigId {
+            epoch: 9,
+            branch: 77,
+        },
+        ..Configuration::genesis(STRANGER, 77)
+    };
+    stranger_fills(cluster, at, partition, &last, entries);
     cluster.run(Duration::from_secs(6));
+}
+
+// The configuration that chooses may reach it after it was found equal: what is chosen counts on it all the same.
+// A node that leaves waits until it is known.
+#[test]
+fn what_is_counted_on_is_kept_whatever_is_heard_late() {
+    let mut cluster = Cluster::new(NODES, Consistency::Strict);
+    cluster.set(0, "key", "value").unwrap();
+    let partition = partition_of(b"key", PARTITIONS);
+    let newcomer = newcomer_of(&cluster, "key");
+    let own = id(newcomer);
+    let before = cluster.shards[newcomer].holds().1;
+    let install = |cluster: &mut Cluster, config: &Configuration| {
+        let body = Body::Install(Box::new(config.clone()));
+        stranger_says(cluster, newcomer, partition, config.id, body);
+    };
+    // It was a member once: with a chain record it does not wait for one that names it.
+    let chain = cluster.shards[newcomer].chain_of(partition);
+    let last = chain.expect("the founder was one").config.clone();
+    let chooses = last.next(vec![STRANGER]);
+    stranger_fills(&mut cluster, newcomer, partition, &chooses, Vec::new());
+    assert_eq!(cluster.shards[newcomer].holds().1, before + 1);
+    install(&mut cluster, &chooses);
+    let held = cluster.shards[newcomer].held_of(partition);
+    assert_eq!(held.map(|held| held.id), Some(chooses.id));
+    install(&mut cluster, &chooses.next(vec![STRANGER, own]));
+    let chain = cluster.shards[newcomer].chain_of(partition);
+    let chain = chain.expect("it is a member");
+    assert!(chain.config.has(own) && !chain.learner, "{chain:?}");
 }
 
 // It may be the last copy of what was acknowledged there. Epochs of two branches say nothing about each other.
