@@ -309,6 +309,8 @@ mod tests {
         assert!(matches!(there.matches(base.id), Err(Rejection::Forked(_))));
         let closed = fork.closed(vec![A], next.id.branch);
         let joined = next.joined(closed.source());
+        let with_its_members = next.next(vec![C, A, B]).joined(closed.source());
+        assert_eq!(with_its_members.members, [C, B], "until it is settled");
         assert!(joined.descends_from(closed.id) && joined.descends_from(next.id));
         assert!(joined.id.epoch > closed.id.epoch.max(next.id.epoch));
         assert!(Chain::new(closed).install(A, &joined));

@@ -77,9 +77,14 @@ impl Change {
         !matches!(self.phase, Phase::Filling)
     }
 
+    /// Whether it is what placement wants; otherwise a closed branch is joined with it, or settled.
+    pub(super) fn is_placements(&self, present: &Configuration) -> bool {
+        self.next.unmerged.is_none() && self.next.members != present.members
+    }
+
     /// Whether it can be dropped for another one, and begun anew later: it fills newcomers, and no request waits.
     pub(super) fn can_wait(&self, present: &Configuration) -> bool {
-        !self.is_fenced() && self.next.members != present.members
+        !self.is_fenced() && self.is_placements(present)
     }
 
     /// What is wanted, and how far it is, for people.

@@ -159,10 +159,15 @@ impl Configuration {
         closed
     }
 
-    /// What follows when a closed branch is joined: both are its parents.
+    /// What follows when a closed branch is joined: both are its parents. Members of the closed branch are none of
+    /// this one yet: what they have is decided by the clock, and would be merged by version if one of them took
+    /// over before that was done.
     #[must_use]
     pub fn joined(&self, source: Source) -> Self {
-        let mut joined = self.next(self.members.clone());
+        let owner = self.owner();
+        let stays = |member: &NodeId| *member == owner || !source.members.contains(member);
+        let members = self.members.iter().copied().filter(stays);
+        let mut joined = self.next(members.collect());
         joined.id.epoch = self.id.epoch.max(source.id.epoch) + 1;
         let closed = Ancestor {
             id: source.id,

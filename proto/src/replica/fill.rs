@@ -25,14 +25,13 @@ impl Shard {
         let Some(change) = &mut owner.change else {
             return;
         };
-        // A closed branch that was joined is settled by a change to the same members.
-        let same = change.next.members == config.members;
         let planned = still.as_ref() == Some(&change.next.members);
+        let unwanted = change.is_placements(config) && !planned;
         let lost = change
             .learners
             .keys()
             .any(|learner| !view.is_reachable(*learner));
-        if !(same || planned) || lost {
+        if unwanted || lost {
             self.drop_change(p);
             self.replica(p).backoff = Some(now + AGAIN);
             return self.timers.set_by(Timer::Partition(p), now + AGAIN);

@@ -234,8 +234,13 @@ impl Shard {
             return;
         };
         // A branch that went on alone is made whole first: until then what others keep is all there is beside it.
-        // One that is about to be a member again needs what it has: only differences are sent then.
-        let Some(target) = self.view().map(|view| view.target.members(p)) else {
+        // One that is about to be a member again needs what it has: only differences are sent then. Whether it
+        // is, nobody can tell who has not heard of it yet, having just started.
+        let Some(target) = self
+            .view()
+            .filter(|view| view.is_living(from))
+            .map(|view| view.target.members(p))
+        else {
             return;
         };
         let settled = owner.serving
