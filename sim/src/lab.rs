@@ -15,6 +15,7 @@
 //! | `process` | nodes: processes, clocks, what goes into a core and comes out of it |
 //! | `network` | streams, and cuts between nodes |
 //! | [`oracle`] | membership as it is told |
+//! | `departure` | nodes that leave, or stop and will be back |
 //! | [`disk`] | what survives the end of a process, and of a machine; what goes wrong |
 //! | [`client`] | what clients ask, and what they were answered |
 //! | [`check`] | the promises, one file each: what is checked, how, and what is not |
@@ -29,6 +30,7 @@ pub mod availability;
 pub mod check;
 pub mod client;
 pub mod command;
+mod departure;
 pub mod disk;
 mod drive;
 mod network;

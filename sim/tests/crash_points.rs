@@ -28,6 +28,7 @@ fn case(script: Script, consistency: Consistency) -> Case {
         script,
         consistency,
         omit: None,
+        seed: 0,
     }
 }
 

@@ -74,6 +74,31 @@ fn a_split_is_healed() {
     }
 }
 
+// A node that stops hands over what it owns, and owns it again when it is back.
+#[test]
+fn a_node_that_stops_hands_over_and_is_back() {
+    for consistency in BOTH {
+        let mut lab = started(4, consistency);
+        lab.run(Duration::from_secs(1));
+        let owned = |lab: &Lab, node| lab.shard(node).map_or(0, |shard| shard.served().count());
+        let before = owned(&lab, 1);
+        assert!(before > 0);
+        lab.stop(1);
+        assert!(lab.is_stopping(1) && lab.is_alive(1));
+        let mut owned_last = before;
+        let stopped = lab.run_until(Duration::from_secs(4), Duration::from_millis(1), |lab| {
+            if lab.is_alive(1) {
+                owned_last = owned(lab, 1);
+            }
+            !lab.is_alive(1)
+        });
+        assert!(stopped && owned_last == 0, "it still owned {owned_last}");
+        lab.start(1);
+        let lab = rest(lab);
+        assert_eq!(owned(&lab, 1), before);
+    }
+}
+
 // A node that leaves ends once others have what it held.
 #[test]
 fn a_node_that_leaves_is_gone() {
@@ -144,12 +169,23 @@ fn a_slow_disk_loses_nothing() {
 }
 
 fn passes(seeds: impl IntoIterator<Item = u64>, consistency: Consistency) {
+    all_pass(seeds, |seed| Plan::draw(seed, consistency));
+}
+
+fn passes_with_stops(seeds: impl IntoIterator<Item = u64>, consistency: Consistency) {
+    all_pass(seeds, |seed| Plan::draw(seed, consistency).with_stops());
+}
+
+fn all_pass(seeds: impl IntoIterator<Item = u64>, drawn: impl Fn(u64) -> Plan + Sync) {
     let seeds: Vec<u64> = seeds.into_iter().collect();
     let failed = many::each_seed(0, seeds.len() as u64, |number| {
-        let plan = Plan::draw(seeds[number as usize], consistency);
+        let plan = drawn(seeds[number as usize]);
         let objections = run::run(&plan).objections;
         let first = objections.first();
-        first.map(|first| format!("{consistency:?} seed {}: {first}", plan.setup.seed))
+        first.map(|first| {
+            let consistency = plan.setup.settings.consistency;
+            format!("{consistency:?} seed {}: {first}", plan.setup.seed)
+        })
     });
     let failed: Vec<String> = failed.into_iter().flatten().collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
@@ -166,6 +202,13 @@ fn random_seeds_pass_in_available_clusters() {
 #[test]
 fn random_seeds_pass_in_strict_clusters() {
     passes(0..SEEDS, Consistency::Strict);
+}
+
+#[test]
+fn random_seeds_with_nodes_that_stop_and_are_back_pass() {
+    for consistency in BOTH {
+        passes_with_stops(0..SEEDS, consistency);
+    }
 }
 
 /// What random seeds have found, and was mended.

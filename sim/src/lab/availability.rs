@@ -3,7 +3,10 @@
 //! Five nodes, three copies, sixteen partitions. Of every partition whose owner is concerned, a key is
 //! written through each node that is not; whoever is answered asks again after two milliseconds, until one
 //! write is done. How long detection takes is told here, as `kith-sim run crash` and `black-hole` show it
-//! with five nodes; what comes on top of it is what is measured.
+//! with five nodes; what comes on top of it is what is measured. Who stops of its own will hands over before, and
+//! nobody has to notice anything: there the longest pause between two writes is measured (`pauses`).
+
+mod pauses;
 
 use std::{collections::BTreeMap, ops::Range, process::ExitCode, time::Duration};
 
@@ -36,18 +39,30 @@ pub enum Fault {
     Partition,
     /// The same, and asked are the two, of what they have (strict: most of the copies of).
     CutOff,
+    /// A node is told to stop, and will be back.
+    Stop,
+    /// Two are, the second as soon as the first has ended; in available clusters there are two copies only, and
+    /// three nodes stop so.
+    StopInTurn,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Crash, Self::BlackHole, Self::Partition, Self::CutOff];
+    pub const ALL: [Self; 6] = [
+        Self::Crash,
+        Self::BlackHole,
+        Self::Partition,
+        Self::CutOff,
+        Self::Stop,
+        Self::StopInTurn,
+    ];
 
     // Who ends, or is on the other side of those that are asked.
-    fn victims(self, seed: u64) -> Vec<NodeIndex> {
-        let many = match self {
-            Self::Crash | Self::BlackHole => 1,
-            Self::Partition => 2,
-            Self::CutOff => 3,
+    fn victims(self, seed: u64, mode: Mode) -> Vec<NodeIndex> {
+        let many = match (self, mode) {
+            (Self::Crash | Self::BlackHole | Self::Stop, _) => 1,
+            (Self::Partition, _) | (Self::StopInTurn, Mode::Strict) => 2,
+            (Self::CutOff, _) | (Self::StopInTurn, Mode::Available) => 3,
         };
         // The founder too: nothing is special about it any more.
         let nodes = (0..many).map(|more| ((seed + more) % NODES as u64) as NodeIndex);
@@ -103,11 +118,14 @@ pub fn measure(seed: u64, mode: Mode, fault: Fault, late: Duration) -> Times {
     let mut setup = Setup::new(seed, mode.into());
     setup.nodes = NODES;
     setup.settings.partitions = PARTITIONS;
+    if (mode, fault) == (Mode::Available, Fault::StopInTurn) {
+        setup.settings.copies = 2;
+    }
     let mut lab = Lab::new(setup);
     check::at_rest(&mut lab, Duration::from_secs(30));
-    let victims = fault.victims(seed);
+    let victims = fault.victims(seed, mode);
     let asked_of: Vec<NodeIndex> = (0..NODES).filter(|node| !victims.contains(node)).collect();
-    let concerned = (0..PARTITIONS).filter(|p| is_concerned(&lab, *p, &victims, &asked_of));
+    let concerned = (0..PARTITIONS).filter(|p| is_concerned(&lab, *p, fault, &victims, &asked_of));
     let concerned: Vec<Bytes> = concerned.map(key_in).collect();
     let since = lab.now();
     let later = u64::try_from(late.as_millis()).unwrap_or(u64::MAX);
@@ -128,14 +146,21 @@ pub fn measure(seed: u64, mode: Mode, fault: Fault, late: Duration) -> Times {
             lab.silence(&victims, MISSED);
             MISSED + Duration::from_millis(HEARD.end)
         }
+        // Nothing has to be noticed.
+        Fault::Stop | Fault::StopInTurn => Duration::ZERO,
     };
     let mut result = Times::default();
-    for ended in written_again(&mut lab, &concerned, &asked_of) {
-        match ended {
-            Some(at) => result.times.push(at.saturating_since(since)),
-            None => result.not_at_all += 1,
+    let times = match fault {
+        Fault::Stop | Fault::StopInTurn => {
+            pauses::while_they_stop(&mut lab, &concerned, &victims, &asked_of, late)
         }
-    }
+        _ => written_again(&mut lab, &concerned, &asked_of)
+            .into_iter()
+            .map(|ended| Some(ended?.saturating_since(since)))
+            .collect(),
+    };
+    result.not_at_all = times.iter().filter(|time| time.is_none()).count();
+    result.times = times.into_iter().flatten().collect();
     lab.noticed = Noticed::default();
     lab.heal();
     for node in victims {
@@ -156,26 +181,32 @@ pub fn measure(seed: u64, mode: Mode, fault: Fault, late: Duration) -> Times {
     result
 }
 
-// Its owner is concerned, and among those that are asked there is a copy; strict: there are most of them. Other
-// partitions wait until the network is whole, as they have to.
-fn is_concerned(lab: &Lab, p: u16, victims: &[NodeIndex], asked_of: &[NodeIndex]) -> bool {
-    let owner = lab
-        .servers(p)
-        .first()
-        .copied()
-        .filter(|it| victims.contains(it));
-    let chain = owner
-        .and_then(|owner| lab.shard(owner))
-        .and_then(|shard| shard.chain_of(p));
-    chain.is_some_and(|chain| {
-        let there = asked_of.iter().filter(|it| chain.config.has(lab.id(**it)));
-        let least = if lab.setup.is_strict() {
-            chain.config.majority()
-        } else {
-            1
-        };
-        there.count() >= least
-    })
+// Its owner is concerned (if several stop in turn: some member is), and among those that are asked there is a copy;
+// strict: there are most of them. Other partitions wait until the network is whole, as they have to.
+fn is_concerned(
+    lab: &Lab,
+    p: u16,
+    fault: Fault,
+    victims: &[NodeIndex],
+    asked_of: &[NodeIndex],
+) -> bool {
+    let owner = lab.servers(p).first().copied();
+    let shard = owner.and_then(|owner| lab.shard(owner));
+    let Some(chain) = shard.and_then(|shard| shard.chain_of(p)) else {
+        return false;
+    };
+    let config = &chain.config;
+    let concerned = match fault {
+        Fault::StopInTurn => victims.iter().any(|it| config.has(lab.id(*it))),
+        _ => owner.is_some_and(|owner| victims.contains(&owner)),
+    };
+    let there = asked_of.iter().filter(|it| config.has(lab.id(**it)));
+    let least = if lab.setup.is_strict() {
+        config.majority()
+    } else {
+        1
+    };
+    concerned && there.count() >= least
 }
 
 // When a write of each key was done first.

@@ -39,6 +39,9 @@ pub struct PartitionArgs {
     /// Leave out a rule of the protocol, to see whether the checkers notice.
     #[arg(long, value_parser = rule)]
     pub omit: Option<Omit>,
+    /// Nodes are told to stop and will be back, too: one, two, all in turn, all at once.
+    #[arg(long, conflicts_with_all = ["availability", "points"])]
+    pub stops: bool,
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -47,9 +50,9 @@ pub struct PartitionArgs {
     #[arg(long, value_name = "TIMES", conflicts_with_all = ["omit", "seeds", "verbose"])]
     pub availability: Option<u64>,
     /// Run scripts with a blow (crash, power cut, pause, stall, cut) after every step (every n-th one) of every node, instead of random
-    /// faults.
+    /// faults; with the seed 0 if none is given.
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1",
-          conflicts_with_all = ["seeds", "seed", "verbose", "availability"])]
+          conflicts_with_all = ["seeds", "verbose", "availability"])]
     pub points: Option<u64>,
     /// Print everything that happens (one seed and mode only).
     #[arg(long, conflicts_with_all = ["seeds", "json"], requires_all = ["mode", "seed"])]
@@ -124,19 +127,35 @@ pub struct Failed {
     pub replay: String,
 }
 
-fn plan(mode: Mode, seed: u64, omit: Option<Omit>) -> Plan {
-    let mut plan = Plan::draw(seed, mode.into());
-    plan.setup.omit = omit;
-    plan
+/// What seeds lead to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Variant {
+    /// Without that rule.
+    pub omit: Option<Omit>,
+    /// Nodes are told to stop, too.
+    pub stops: bool,
 }
 
-fn replay(mode: Mode, seed: u64, omit: Option<Omit>) -> String {
-    let omit = omit.map(|rule| format!(" --omit {rule:?}"));
-    format!(
-        "kith-sim partitions --mode {} --seed {seed}{}",
-        mode.name(),
-        omit.unwrap_or_default()
-    )
+impl Variant {
+    fn plan(self, mode: Mode, seed: u64) -> Plan {
+        let plan = Plan::draw(seed, mode.into());
+        let mut plan = match self.stops {
+            true => plan.with_stops(),
+            false => plan,
+        };
+        plan.setup.omit = self.omit;
+        plan
+    }
+
+    fn replay(self, mode: Mode, seed: u64) -> String {
+        let omit = self.omit.map(|rule| format!(" --omit {rule:?}"));
+        let stops = if self.stops { " --stops" } else { "" };
+        format!(
+            "kith-sim partitions --mode {} --seed {seed}{stops}{}",
+            mode.name(),
+            omit.unwrap_or_default()
+        )
+    }
 }
 
 /// Runs so many seeds of a mode.
@@ -144,11 +163,11 @@ pub fn run_seeds(
     mode: Mode,
     first: u64,
     seeds: u64,
-    omit: Option<Omit>,
+    variant: Variant,
     progress: &Progress,
 ) -> Report {
     let outcomes: Vec<Outcome> = many::each_seed(first, seeds, |seed| {
-        let outcome = run::run(&plan(mode, seed, omit));
+        let outcome = run::run(&variant.plan(mode, seed));
         let wrong = outcome.objections.first();
         progress.one_more(wrong.map(|first| format!("{} seed {seed}: {first}", mode.name())));
         outcome
@@ -176,7 +195,7 @@ pub fn run_seeds(
             report.failed.push(Failed {
                 seed,
                 objections: outcome.objections.iter().map(ToString::to_string).collect(),
-                replay: replay(mode, seed, omit),
+                replay: variant.replay(mode, seed),
             });
         }
     }
@@ -231,10 +250,14 @@ pub fn execute(args: &PartitionArgs) -> ExitCode {
         return availability::execute(&modes, first, times, args.json);
     }
     if let Some(stride) = args.points {
-        return blows_at_points(&modes, args.omit, stride, args.json);
+        return blows_at_points(&modes, args, stride);
     }
+    let variant = Variant {
+        omit: args.omit,
+        stops: args.stops,
+    };
     if args.verbose {
-        let plan = plan(modes[0], first, args.omit);
+        let plan = variant.plan(modes[0], first);
         println!("{plan}");
         let (lab, _) = run::run_lab(&plan, true);
         for objection in lab.objections() {
@@ -244,7 +267,7 @@ pub fn execute(args: &PartitionArgs) -> ExitCode {
     }
     if !args.json {
         if args.seeds == 1 {
-            println!("{}", plan(modes[0], first, args.omit));
+            println!("{}", variant.plan(modes[0], first));
         } else {
             println!("seeds {first} to {}\n", first.wrapping_add(args.seeds - 1));
         }
@@ -252,7 +275,7 @@ pub fn execute(args: &PartitionArgs) -> ExitCode {
     let progress = Progress::start(args.seeds * modes.len() as u64);
     let reports: Vec<Report> = modes
         .iter()
-        .map(|mode| run_seeds(*mode, first, args.seeds, args.omit, &progress))
+        .map(|mode| run_seeds(*mode, first, args.seeds, variant, &progress))
         .collect();
     let simulated = reports.iter().map(|report| report.simulated_s).sum();
     let answers = reports.iter().flat_map(|report| report.answers).sum();
@@ -284,14 +307,15 @@ struct Enumerated {
     objections: Vec<String>,
 }
 
-fn blows_at_points(modes: &[Mode], omit: Option<Omit>, stride: u64, json: bool) -> ExitCode {
+fn blows_at_points(modes: &[Mode], args: &PartitionArgs, stride: u64) -> ExitCode {
     let mut all = Vec::new();
     for mode in modes {
         for script in Script::of((*mode).into()) {
             let case = Case {
                 script: *script,
                 consistency: (*mode).into(),
-                omit,
+                omit: args.omit,
+                seed: args.seed.unwrap_or(0),
             };
             let reference = points::reference(case);
             let blows = points::blows(&reference, stride);
@@ -314,7 +338,7 @@ fn blows_at_points(modes: &[Mode], omit: Option<Omit>, stride: u64, json: bool) 
             });
         }
     }
-    if json {
+    if args.json {
         if let Err(error) = print_json(&all) {
             eprintln!("kith-sim: {error}");
         }

@@ -14,22 +14,24 @@ use kith_proto::{
 };
 use rand::RngExt;
 
-use super::{Happening, Lab, NodeIndex};
+use super::{Happening, Lab, NodeIndex, departure::Departure};
 
 /// What a node has come to know of another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sight {
     /// It stands so.
     Is(Standing),
-    /// It failed, and its copies are to be made elsewhere.
-    GivenUp,
+    /// It lives, and hands over what it owns before it stops.
+    Stopping,
+    /// It stands so, and its copies are to be made elsewhere.
+    GivenUp(Standing),
 }
 
 impl Sight {
     fn shown(self) -> Standing {
         match self {
-            Self::Is(standing) => standing,
-            Self::GivenUp => Standing::Failed,
+            Self::Is(standing) | Self::GivenUp(standing) => standing,
+            Self::Stopping => Standing::Living,
         }
     }
 }
@@ -62,45 +64,6 @@ impl Lab {
         self.show_view(observer);
     }
 
-    /// A node wants to go for good; its process ends once it holds nothing any more.
-    pub fn leave(&mut self, index: NodeIndex) {
-        if !self.is_alive(index) || self.nodes[index].leaving {
-            return;
-        }
-        self.nodes[index].leaving = true;
-        for other in 0..self.len() {
-            if self.is_alive(other) {
-                self.notice(other, index, Sight::Is(Standing::Leaving), 1..30);
-            }
-        }
-        self.look_whether_gone(index);
-    }
-
-    fn look_whether_gone(&mut self, index: NodeIndex) {
-        let life = self.nodes[index].life;
-        let at = self.now + Duration::from_millis(100);
-        self.agenda.push(at, Happening::Goes(index, life));
-    }
-
-    // Whoever leaves has gone once others have what it held.
-    pub(super) fn goes(&mut self, index: NodeIndex, life: u32) {
-        let node = &self.nodes[index];
-        let Some(shard) = node.shard.as_deref().filter(|_| node.life == life) else {
-            return;
-        };
-        let holds = shard.holds().1 > 0;
-        if node.paused || holds {
-            return self.look_whether_gone(index);
-        }
-        self.end(index);
-        self.nodes[index].gone = true;
-        for other in 0..self.len() {
-            if self.is_alive(other) {
-                self.notice(other, index, Sight::Is(Standing::Gone), 1..50);
-            }
-        }
-    }
-
     /// The process of a node has ended, and others notice.
     pub(super) fn missed(&mut self, index: NodeIndex) {
         for other in 0..self.len() {
@@ -121,6 +84,17 @@ impl Lab {
             }
         }
         self.notice(index, index, Sight::Is(Standing::Living), 1..2);
+        for other in 0..self.len() {
+            let departure = self.nodes[other].departure;
+            if departure == Departure::Farewell && !self.is_alive(other) && !self.is_gone(other) {
+                self.notice(index, other, Sight::Is(Standing::Returning), 1..40);
+            }
+        }
+    }
+
+    /// How a node sees another.
+    pub(super) fn sight(&self, observer: NodeIndex, subject: NodeIndex) -> Option<Sight> {
+        self.nodes[observer].sights.0.get(&subject).copied()
     }
 
     /// Two lose sight of each other.
@@ -151,7 +125,7 @@ impl Lab {
         })
     }
 
-    fn notice(
+    pub(super) fn notice(
         &mut self,
         observer: NodeIndex,
         subject: NodeIndex,
@@ -183,30 +157,35 @@ impl Lab {
         if self.nodes[observer].life != life {
             return;
         }
-        let known = self.nodes[observer].sights.0.get(&subject).copied();
+        let known = self.sight(observer, subject);
+        let departure = self.nodes[subject].departure;
         let lives = self.is_alive(subject) && self.network.reaches(observer, subject);
         let is_true = match sight {
             // Who has gone in the meantime does not live.
             Sight::Is(Standing::Living) => lives,
-            Sight::Is(Standing::Failed) => known != Some(Sight::Is(Standing::Gone)),
-            Sight::GivenUp => known == Some(Sight::Is(Standing::Failed)),
+            // Nor has whoever said before that it goes failed.
+            Sight::Is(Standing::Failed) => !matches!(
+                known.map(Sight::shown),
+                Some(Standing::Gone | Standing::Returning)
+            ),
+            Sight::GivenUp(standing) => known == Some(Sight::Is(standing)),
+            Sight::Stopping => matches!(departure, Departure::Stops(_)) && self.is_alive(subject),
+            Sight::Is(Standing::Returning) => departure == Departure::Farewell,
             Sight::Is(_) => true,
         };
         if !is_true {
             return;
         }
-        if sight == Sight::Is(Standing::Failed) {
+        if let Sight::Is(standing @ (Standing::Failed | Standing::Returning)) = sight {
             let repair_delay = self.setup.repair_delay;
-            self.notice_after(observer, subject, Sight::GivenUp, repair_delay);
-            if lives {
+            self.notice_after(observer, subject, Sight::GivenUp(standing), repair_delay);
+            if lives && standing == Standing::Failed {
                 // It was declared failed wrongly; that is noticed too.
                 self.notice(observer, subject, Sight::Is(Standing::Living), 500..3000);
             }
         }
         let sight = match sight {
-            Sight::Is(Standing::Living) if self.nodes[subject].leaving => {
-                Sight::Is(Standing::Leaving)
-            }
+            Sight::Is(Standing::Living) => departure.seen(),
             other => other,
         };
         self.nodes[observer].sights.0.insert(subject, sight);
@@ -235,7 +214,7 @@ impl Lab {
             target,
             settings: self.setup.settings,
             founder: node.founder && node.life == 1,
-            leaving: node.leaving,
+            leaving: node.departure.is_going(),
         };
         self.feed(observer, Input::View(Arc::new(view)));
     }
@@ -243,14 +222,25 @@ impl Lab {
     /// Where placement wants partitions, as a node sees the others. Those that failed count until
     /// they are given up.
     pub fn target(&mut self, observer: NodeIndex) -> Arc<Assignment> {
-        let wanted =
-            |sight: &Sight| matches!(sight, Sight::Is(Standing::Living | Standing::Failed));
-        let sights = self.nodes[observer].sights.0.iter();
-        let placed: BTreeSet<NodeIndex> = sights
-            .filter(|(_, sight)| wanted(sight))
-            .map(|(subject, _)| *subject)
-            .collect();
-        self.placed_on(&placed)
+        let mut placed = BTreeSet::new();
+        let mut stopping = BTreeSet::new();
+        for (subject, sight) in &self.nodes[observer].sights.0 {
+            match sight {
+                Sight::Stopping => {
+                    placed.insert(*subject);
+                    stopping.insert(self.nodes[*subject].id);
+                }
+                Sight::Is(Standing::Living | Standing::Failed | Standing::Returning) => {
+                    placed.insert(*subject);
+                }
+                Sight::Is(Standing::Leaving | Standing::Gone) | Sight::GivenUp(_) => {}
+            }
+        }
+        let target = self.placed_on(&placed);
+        match stopping.is_empty() {
+            true => target,
+            false => Arc::new(target.owned_by_others(&stopping)),
+        }
     }
 
     /// Where placement wants partitions, if just these nodes take part.

@@ -7,6 +7,7 @@
 //! are as many copies as wanted and all are equal (in strict clusters: while no other node has to be
 //! distrusted, and most members of every configuration are others that are there): that is what is promised.
 
+mod stops;
 mod streams;
 
 use std::{collections::BTreeSet, fmt, time::Duration};
@@ -29,7 +30,7 @@ pub enum Action {
     KillOwner(u16),
     /// Stops a machine, if what may be lost is promised to be kept.
     PowerCut(NodeIndex),
-    /// Starts a process again; its disk is well.
+    /// Starts a process again, once it has stopped; its disk is well.
     Start(NodeIndex),
     /// Stops a process for a while.
     Pause(NodeIndex),
@@ -60,6 +61,8 @@ pub enum Action {
     Join,
     /// A node leaves for good.
     Leave(NodeIndex),
+    /// A node is told to stop: it hands over what others can own, and will be back.
+    Stop(NodeIndex),
     /// A node's wall clock is wrong by so many milliseconds.
     Clock(NodeIndex, i64),
     /// A disk takes so many more batches.
@@ -140,17 +143,18 @@ pub(super) fn act(lab: &mut Lab, action: &Action) {
             lab.add();
         }
         Action::Leave(node) => lab.leave(*node),
+        Action::Stop(node) => lab.stop(*node),
         Action::Clock(node, error) => lab.set_wall_error(*node, *error),
         Action::Fill(node, batches) => lab.disk(*node).fill_after(*batches),
         Action::FailReads(node, reads) => lab.disk(*node).fail_reads_after(*reads),
         Action::SlowDisk(node, takes) => lab.slow_disk(*node, Some(*takes)),
         Action::Wipe(node) => {
-            if is_sound(lab) {
+            if may_lose_disk(lab, *node) {
                 lab.wipe(*node);
             }
         }
         Action::Damage(node) => {
-            if is_sound(lab) && lab.is_alive(*node) {
+            if may_lose_disk(lab, *node) && lab.is_alive(*node) {
                 lab.kill(*node, false);
                 lab.disk(*node).damage();
                 lab.start(*node);
@@ -216,6 +220,11 @@ pub(super) fn distrusts_itself(lab: &Lab, shard: &Shard) -> bool {
     })
 }
 
+// A strict partition of two copies goes on without one of them by an operator's word only.
+fn may_lose_disk(lab: &Lab, node: NodeIndex) -> bool {
+    is_sound(lab) && (!lab.setup.is_strict() || others_are_majorities(lab, node))
+}
+
 fn may_lose_power(lab: &Lab, node: NodeIndex) -> bool {
     if lab.setup.sync == SyncMode::Always {
         return true;
@@ -252,6 +261,8 @@ struct Kinds {
 
 /// Faults begin then: the cluster has come together.
 const BEGINS: Duration = Duration::from_millis(500);
+/// So long after the last fault everybody is connected again.
+const HEALS: Duration = Duration::from_millis(100);
 
 impl Plan {
     /// Draws it.
@@ -283,8 +294,16 @@ impl Plan {
         Self {
             setup,
             steps,
-            rest: end + Duration::from_millis(100),
+            rest: end + HEALS,
         }
+    }
+
+    /// Nodes are told to stop, and will be back, too.
+    #[must_use]
+    pub fn with_stops(mut self) -> Self {
+        let end = self.rest.saturating_sub(HEALS);
+        stops::add(&mut self.steps, &mut self.setup, end);
+        self
     }
 
     /// Puts it into a lab's future.

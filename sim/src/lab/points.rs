@@ -9,6 +9,8 @@
 //! | hand-over | a node is back that placement wants as the owner |
 //! | copy | a member is gone for good, and another node becomes one |
 //! | leave | the owner leaves |
+//! | restart | the owner is told to stop, and is started again as soon as it has |
+//! | restart-pair | the same with two copies |
 //! | grow | the only node is back after a restart, and another joins it |
 //! | join | two branches meet after a split (available clusters only) |
 //!
@@ -39,6 +41,10 @@ pub enum Script {
     Copy,
     /// The owner leaves.
     Leave,
+    /// The owner is told to stop, and started again.
+    Restart,
+    /// The same with two copies.
+    RestartPair,
     /// Two branches meet.
     Join,
     /// The only node is back, and another joins it.
@@ -48,18 +54,20 @@ pub enum Script {
 impl Script {
     /// All that there are in a mode.
     pub fn of(consistency: Consistency) -> &'static [Self] {
-        const ALL: [Script; 7] = [
+        const ALL: [Script; 9] = [
             Script::Write,
             Script::TakeOver,
             Script::HandOver,
             Script::Copy,
             Script::Leave,
+            Script::Restart,
+            Script::RestartPair,
             Script::Grow,
             Script::Join,
         ];
         match consistency {
             Consistency::Available => &ALL,
-            Consistency::Strict => &ALL[..6],
+            Consistency::Strict => &ALL[..8],
         }
     }
 }
@@ -97,6 +105,8 @@ pub struct Case {
     pub consistency: Consistency,
     /// The rule that is left out, if one is.
     pub omit: Option<Omit>,
+    /// Decides everything else: when things arrive, and who has what.
+    pub seed: u64,
 }
 
 /// What a script did without a blow.
@@ -112,14 +122,18 @@ pub struct Reference {
 
 fn lab(case: Case) -> Lab {
     let script = case.script;
-    let mut setup = Setup::new(script as u64, case.consistency);
+    let mut setup = Setup::new(case.seed << 8 | script as u64, case.consistency);
     setup.omit = case.omit;
     setup.settings.partitions = 1;
     setup.nodes = match script {
         Script::Write | Script::TakeOver | Script::HandOver => 3,
+        Script::Restart | Script::RestartPair => 3,
         Script::Copy | Script::Leave | Script::Join => 4,
         Script::Grow => 1,
     };
+    if script == Script::RestartPair {
+        setup.settings.copies = 2;
+    }
     setup.repair_delay = Duration::from_secs(1);
     if setup.is_strict() {
         setup.sync = SyncMode::Always;
@@ -179,6 +193,10 @@ fn begin(lab: &mut Lab, script: Script) {
             go_on(lab, delay, |_| false);
         }
         Script::Leave => lab.leave(owner),
+        Script::Restart | Script::RestartPair => {
+            lab.stop(owner);
+            lab.start(owner);
+        }
         Script::Grow => {
             lab.kill(owner, false);
             lab.start(owner);

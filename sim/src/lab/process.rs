@@ -16,7 +16,9 @@ use kith_proto::{
 };
 use rand::RngExt;
 
-use super::{Happening, Lab, NodeIndex, client, disk::Disk, oracle::Sights, plan};
+use super::{
+    Happening, Lab, NodeIndex, client, departure::Departure, disk::Disk, oracle::Sights, plan,
+};
 
 /// A node.
 pub(super) struct Node {
@@ -28,7 +30,9 @@ pub(super) struct Node {
     /// Which of its lives this is.
     pub(super) life: u32,
     pub(super) founder: bool,
-    pub(super) leaving: bool,
+    pub(super) departure: Departure,
+    /// It is started again as soon as it has stopped.
+    pub(super) restarts: bool,
     /// It left, or its disk was wiped: never again.
     pub(super) gone: bool,
     pub(super) paused: bool,
@@ -63,7 +67,8 @@ impl Lab {
             ended_distrusted: false,
             life: 0,
             founder: index == 0,
-            leaving: false,
+            departure: Departure::Stays,
+            restarts: false,
             gone: false,
             paused: false,
             waiting: Vec::new(),
@@ -79,9 +84,10 @@ impl Lab {
         index
     }
 
-    /// Starts a node's process, with what its disk holds.
+    /// Starts a node's process, with what its disk holds; one that stops is started when it has.
     pub fn start(&mut self, index: NodeIndex) {
         if self.is_alive(index) || self.nodes[index].gone {
+            self.nodes[index].restarts = self.is_stopping(index);
             return;
         }
         let seed = self.rng.random();
@@ -105,7 +111,7 @@ impl Lab {
             omit,
         };
         node.life += 1;
-        node.leaving = false;
+        node.departure = Departure::Stays;
         node.paused = false;
         node.held.clear();
         node.waiting.clear();
@@ -154,6 +160,7 @@ impl Lab {
         self.nodes[index].ended_distrusted = plan::distrusts_itself(self, &shard);
         self.nodes[index].held.clear();
         self.nodes[index].waiting.clear();
+        self.nodes[index].restarts = false;
         for other in 0..self.nodes.len() {
             self.disconnect(index, other);
         }

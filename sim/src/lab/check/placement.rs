@@ -8,10 +8,13 @@ use crate::lab::{Lab, NodeIndex};
 
 /// What is missing until all is as it should be.
 pub(in crate::lab) fn missing(lab: &mut Lab) -> Option<String> {
-    let staying: BTreeSet<NodeIndex> = lab
-        .living()
+    let living = lab.living();
+    if let Some(node) = living.iter().find(|node| lab.is_stopping(**node)) {
+        return Some(format!("n{node} was told to stop, and has not yet"));
+    }
+    let staying: BTreeSet<NodeIndex> = living
         .into_iter()
-        .filter(|node| !lab.nodes[*node].leaving)
+        .filter(|node| !lab.nodes[*node].departure.is_going())
         .collect();
     let target = lab.placed_on(&staying);
     (0..lab.setup.settings.partitions).find_map(|p| missing_of(lab, p, target.members(p)))
