@@ -199,6 +199,11 @@ impl Chain {
     /// Epochs grow with every installation. So nothing that was left is ever installed again.
     pub fn takes(&self, node: NodeId, config: &Configuration) -> bool {
         let present = &self.config;
+        // What is being joined is there until that is settled: perhaps it is not, and has to be joined anew.
+        let is_source = |source: &Source| source.id.branch == present.id.branch;
+        if config.unmerged.as_ref().is_some_and(is_source) {
+            return false;
+        }
         // What a closed branch had is kept, by those that are members no more, until it is settled: by the
         // branch that joined it, or by one that left that.
         let unsettled = present.unmerged.as_ref();
@@ -308,17 +313,21 @@ mod tests {
         assert!(!next.is_rival_of(&base));
         assert!(matches!(there.matches(base.id), Err(Rejection::Forked(_))));
         let closed = fork.closed(vec![A], next.id.branch);
-        let joined = next.joined(closed.source());
+        let (closed_id, joined) = (closed.id, next.joined(closed.source()));
         let with_its_members = next.next(vec![C, A, B]).joined(closed.source());
         assert_eq!(with_its_members.members, [C, B], "until it is settled");
         assert!(joined.descends_from(closed.id) && joined.descends_from(next.id));
         assert!(joined.id.epoch > closed.id.epoch.max(next.id.epoch));
-        assert!(Chain::new(closed).install(A, &joined));
-        let mut absent = Chain::new(fork);
-        assert!(
-            absent.install(A, &joined),
-            "its branch was closed without it"
-        );
+        let settled = joined.settled();
+        for mut there in [closed, fork].map(Chain::new) {
+            assert!(!there.install(A, &joined), "what it has is yet to be taken");
+            assert!(!there.install(A, &joined.put_off()), "and still is");
+            assert!(
+                there.install(A, &settled),
+                "also if it was closed without it"
+            );
+        }
+        assert!(settled.ends(joined.id) && !joined.put_off().ends(closed_id));
     }
 
     #[test]
@@ -339,9 +348,11 @@ mod tests {
         let left = joined.fork(vec![B], 9).next(vec![B]);
         let mut waits = Chain::new(joined);
         assert!(!waits.install(C, &left), "what it has is not settled");
-        let mut settled = left.next(vec![B]);
-        settled.unmerged = None;
-        assert!(waits.install(C, &settled), "in a branch that left it");
+        assert!(!waits.install(C, &left.put_off()), "nor then");
+        assert!(
+            waits.install(C, &left.settled()),
+            "in a branch that left it"
+        );
     }
 
     #[test]

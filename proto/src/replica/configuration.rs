@@ -62,6 +62,17 @@ impl Ancestor {
     }
 }
 
+impl Source {
+    // What it descended from, and itself, which is over.
+    fn lineage(&self) -> impl Iterator<Item = Ancestor> {
+        let closed = Ancestor {
+            id: self.id,
+            over: true,
+        };
+        self.ancestors.iter().copied().chain([closed])
+    }
+}
+
 impl Configuration {
     /// The first configuration of a partition: one member, that minted it.
     pub fn genesis(node: NodeId, branch: u64) -> Self {
@@ -92,15 +103,21 @@ impl Configuration {
 
     /// Whether it follows `earlier`, in its branch or from another one.
     pub fn descends_from(&self, earlier: ConfigId) -> bool {
-        self.follows(earlier) || self.ancestors.iter().any(|last| last.has(earlier))
+        self.follows(earlier) || self.comes_from(|last| last.has(earlier))
     }
 
     /// Whether nothing goes on from `earlier` any more but this: it follows in the same branch, or
     /// that branch was closed. A branch that a minority went on in leaves the other one to those
     /// that are no members of it.
     pub fn ends(&self, earlier: ConfigId) -> bool {
-        let over = |last: &Ancestor| last.over && last.has(earlier);
-        self.follows(earlier) || self.ancestors.iter().any(over)
+        self.follows(earlier) || self.comes_from(|last| last.over && last.has(earlier))
+    }
+
+    /// Whether this is so of a branch that it descends from; a branch that is being joined is one.
+    pub fn comes_from(&self, is_so: impl Fn(&Ancestor) -> bool) -> bool {
+        let joined = self.unmerged.iter().flat_map(Source::lineage);
+        let mut joined = joined.filter(|last| last.id.branch != self.id.branch);
+        self.ancestors.iter().any(&is_so) || joined.any(|last| is_so(&last))
     }
 
     /// Whether what a closed branch had is here: it was joined, and nothing of it is left to be taken over.
@@ -169,17 +186,30 @@ impl Configuration {
         let members = self.members.iter().copied().filter(stays);
         let mut joined = self.next(members.collect());
         joined.id.epoch = self.id.epoch.max(source.id.epoch) + 1;
-        let closed = Ancestor {
-            id: source.id,
-            over: true,
-        };
-        for ancestor in source.ancestors.iter().chain([&closed]) {
-            if ancestor.id.branch != self.id.branch {
-                joined.add_ancestor(*ancestor);
-            }
-        }
         joined.unmerged = Some(source);
         joined
+    }
+
+    /// What follows when all that the closed branch had was taken over.
+    #[must_use]
+    pub fn settled(&self) -> Self {
+        let mut settled = self.next(self.members.clone());
+        let source = settled.unmerged.take();
+        for ancestor in source.iter().flat_map(Source::lineage) {
+            if ancestor.id.branch != self.id.branch {
+                settled.add_ancestor(ancestor);
+            }
+        }
+        settled
+    }
+
+    /// What follows if that cannot be had now: the closed branch is joined when somebody of it is back. Those
+    /// who have it did not follow yet (see [`Chain::takes`](super::chain::Chain::takes)).
+    #[must_use]
+    pub fn put_off(&self) -> Self {
+        let mut next = self.next(self.members.clone());
+        next.unmerged = None;
+        next
     }
 
     /// This branch as a source of entries.

@@ -226,7 +226,7 @@ impl Shard {
         // went on in branches of their own, nobody else can. Two that do so meet, and decide alike.
         let chosen = closed.closed_into.is_some_and(|into| {
             let from = |ancestor: &Ancestor| ancestor.id.branch == into;
-            config.id.branch == into || config.ancestors.iter().any(from)
+            config.id.branch == into || config.comes_from(from)
         });
         if !chosen {
             return;
@@ -259,19 +259,13 @@ impl Shard {
             ..Joining::default()
         });
         let (over, number) = (joining.over, joining.number);
-        if over {
+        let changing = owner.change.is_some();
+        if over || changing {
             self.repair(p, config);
-            let changing = self
-                .replicas
-                .get(&p)
-                .and_then(|replica| replica.owner.as_ref())
-                .is_some_and(|owner| owner.change.is_some());
-            if !changing {
-                let mut next = config.next(config.members.clone());
-                next.unmerged = None;
-                return self.begin_change(p, config, next);
+            if changing {
+                return self.change_goes_on(p, config);
             }
-            return self.change_goes_on(p, config);
+            return self.begin_change(p, config, config.settled());
         }
         self.timers
             .set_by(Timer::Partition(p), now + self.config.timing.retry);
@@ -285,6 +279,10 @@ impl Shard {
             self.join_what_is_here(p, config);
         } else if self.is_settled_elsewhere(p, &source) {
             self.join_is_over(p);
+        } else if !self.is_strict() && !self.somebody_is_left(&source.members) {
+            // It may be long until one of them is back.
+            self.counters_up("joins_put_off");
+            self.begin_change(p, config, config.put_off());
         }
     }
 

@@ -37,9 +37,7 @@ impl Shard {
             self.queued_changes.insert(p);
             return;
         }
-        let mut next = config.next(members);
-        next.unmerged = None;
-        self.begin_change(p, config, next);
+        self.begin_change(p, config, config.next(members));
     }
 
     /// As many changes as may be under way at a time are: the next ones begin when others end.

@@ -266,6 +266,13 @@ pub fn with_blow(case: Case, reference: &Reference, blow: Blow) -> Vec<String> {
     lab.count_points(true, Some(blow));
     go_on(&mut lab, reference.took, |_| false);
     lab.count_points(false, None);
+    let served = go_on(&mut lab, DOWN, |lab| !lab.servers(P).is_empty());
+    if !served && goes_on_without(case, reference, blow) {
+        lab.object(
+            "service",
+            "a node ended, and nobody serves its partition".to_owned(),
+        );
+    }
     go_on(&mut lab, DOWN, |_| false);
     for node in 0..lab.len() {
         lab.start(node);
@@ -277,6 +284,13 @@ pub fn with_blow(case: Case, reference: &Reference, blow: Blow) -> Vec<String> {
     objections
         .map(|objection| format!("{script:?} {consistency:?} {blow:?}: {objection}"))
         .collect()
+}
+
+// Whether others serve what they have while a node is down. Of two copies the other one may be away, too.
+fn goes_on_without(case: Case, reference: &Reference, blow: Blow) -> bool {
+    let ends = matches!(blow.how, How::Killed | How::PowerCut);
+    let others_have_it = reference.nodes > 2 && case.script != Script::RestartPair;
+    ends && others_have_it && case.consistency == Consistency::Available
 }
 
 /// All blows of a script: after every step (every `stride`th), at every node, of every kind.
