@@ -73,7 +73,8 @@
 //!
 //! A1 a fork is not recorded in `accepted` (`decide`: `ask_to_accept`). A2 and A3 every
 //! difference is exchanged and written anew (`join`). A4 the losing side's members choose to be
-//! joined, then the keeper's members choose the joined configuration (`join`). A5 what a former
+//! joined, then the keeper's members choose the joined configuration, which none of the closed branch follows
+//! before it is settled (`join`, `chain`: `takes`). A5 what a former
 //! member has is dropped before it is filled, if deletions may have been forgotten since (`sweep`:
 //! `is_stale`).
 //!

@@ -7,10 +7,12 @@
 //!     K: fences itself, and K's members choose the joined configuration, with both parents
 //!     K: not serving yet; compares with a member of L, decides key by key, writes anew
 //!     K: once a majority has that, the next configuration: joined, and served
+//!        or nobody of L is left: the next configuration without it, and served; joined anew when L is back
 //! ```
 //!
 //! Rule A4: first the losing side's members choose to be joined; only then is what they have
-//! fetched. Rule A2: every difference is exchanged; the fork only serves to say what is a
+//! fetched. They follow once that is settled: as members of a configuration whose owner ends before, they would merge
+//! what they have by version. Rule A2: every difference is exchanged; the fork only serves to say what is a
 //! conflict. Rule A3: every key that differs is written anew under the joined epoch, larger than
 //! both, with the clock that it was written by, so that a leftover of the closed branch can never win by its epoch. Which of two
 //! versions stays is decided once, by the clock, by the keeping owner; a crash in between is
@@ -228,7 +230,8 @@ impl Shard {
             let from = |ancestor: &Ancestor| ancestor.id.branch == into;
             config.id.branch == into || config.comes_from(from)
         });
-        if !chosen {
+        // If all that have it count as gone it cannot be had: it would be put off again at once.
+        if !chosen || !self.somebody_is_left(&closed.members) {
             return;
         }
         // Newcomers can wait. A change for them may itself wait for a member that is in the closed branch.

@@ -62,8 +62,8 @@ pub(super) fn while_they_stop(
     }
     let now = lab.now();
     let ended = writers.last.iter().map(|(last, pause)| {
-        let goes_on = now.saturating_since(*last) < AFTER;
-        goes_on.then_some(*pause)
+        let since = now.saturating_since(*last);
+        (since < AFTER).then_some(since.max(*pause))
     });
     ended.collect()
 }
