@@ -265,6 +265,15 @@ fn seeds_that_failed_once_pass() {
     );
 }
 
+/// Strict 10974: a newcomer forgot that it is counted on when it heard late of the configuration that chooses. 11701:
+/// a node left for good while one was being chosen that counts on it. Available 2813440: an owner that had just
+/// started told a node that it had not heard of to drop its copy.
+#[test]
+fn seeds_with_stops_that_failed_once_pass() {
+    passes_with_stops([10974, 11701], Consistency::Strict);
+    passes_with_stops([2813440], Consistency::Available);
+}
+
 // The same seed is the same run, whatever the mode: nothing else decides.
 #[test]
 fn the_same_seed_gives_the_same_digest() {

@@ -267,7 +267,7 @@ pub fn with_blow(case: Case, reference: &Reference, blow: Blow) -> Vec<String> {
     go_on(&mut lab, reference.took, |_| false);
     lab.count_points(false, None);
     let served = go_on(&mut lab, DOWN, |lab| !lab.servers(P).is_empty());
-    if !served && goes_on_without(case, reference, blow) {
+    if !served && goes_on_without(case, blow) {
         lab.object(
             "service",
             "a node ended, and nobody serves its partition".to_owned(),
@@ -286,11 +286,17 @@ pub fn with_blow(case: Case, reference: &Reference, blow: Blow) -> Vec<String> {
         .collect()
 }
 
-// Whether others serve what they have while a node is down. Of two copies the other one may be away, too.
-fn goes_on_without(case: Case, reference: &Reference, blow: Blow) -> bool {
+// Whether others serve what they have while a node is down. Of two copies the other one may be away, too; and where a
+// member is away already, a strict cluster has lost its majority.
+fn goes_on_without(case: Case, blow: Blow) -> bool {
     let ends = matches!(blow.how, How::Killed | How::PowerCut);
-    let others_have_it = reference.nodes > 2 && case.script != Script::RestartPair;
-    ends && others_have_it && case.consistency == Consistency::Available
+    let strict = case.consistency == Consistency::Strict;
+    let others_have_it = match case.script {
+        Script::Grow | Script::RestartPair => false,
+        Script::TakeOver | Script::Copy => !strict,
+        _ => true,
+    };
+    ends && others_have_it
 }
 
 /// All blows of a script: after every step (every `stride`th), at every node, of every kind.
