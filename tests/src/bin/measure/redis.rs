@@ -6,6 +6,7 @@
 //! | Redis | 3 masters, 3 replicas | 2 | the master has it | never |
 //! | Redis, `WAIT 1` after each batch | | | two of two processes have it | never |
 //! | Redis, appendonly | | | as above | within a second |
+//! | Redis, 3 copies | 3 masters, 6 replicas | 3 | as above; `WAIT 1`: two of three processes have it | never |
 //!
 //! `redis-benchmark` cannot send `WAIT`, so writes are sent by a client of this program too, to all
 //! alike: 50 connections, each to a node, with keys that this node owns. All clients share the
@@ -52,8 +53,9 @@ pub(crate) fn beside(options: &Options, subject: &Subject, report: &mut Report) 
 
 fn all(options: &Options, subject: &Subject, report: &mut Report) -> Result<()> {
     let kith = kith(subject)?;
-    let memory = RedisCluster::start(&["--save", "", "--appendonly", "no"])?;
-    let append = RedisCluster::start(&["--save", "", "--appendonly", "yes"])?;
+    let memory = RedisCluster::start(1, &["--save", "", "--appendonly", "no"])?;
+    let append = RedisCluster::start(1, &["--save", "", "--appendonly", "yes"])?;
+    let three = RedisCluster::start(2, &["--save", "", "--appendonly", "no"])?;
     let resp = kith.nodes().iter().map(|node| {
         let about = node.about()?;
         about.resp.context("a node without RESP")
@@ -68,6 +70,7 @@ fn all(options: &Options, subject: &Subject, report: &mut Report) -> Result<()> 
         },
         memory.servers("Redis in memory"),
         append.servers("Redis appendonly"),
+        three.servers("Redis, 3 copies"),
     ];
     for (test, pipeline) in [("set", 1), ("set", 16), ("get", 1), ("get", 16)] {
         for whole in [false, true] {

@@ -1,4 +1,4 @@
-//! A Redis Cluster of six processes, and what processes cost.
+//! A Redis Cluster of three masters and their replicas, and what processes cost.
 
 use std::{fs, net::SocketAddr, process::Command, time::Duration};
 
@@ -26,6 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct RedisCluster {
     processes: Vec<Process>,
     addresses: Vec<SocketAddr>,
+    /// Of each master.
+    replicas: usize,
     _hosts: Vec<Host>,
     _folder: TempDir,
 }
@@ -50,16 +52,17 @@ pub(super) fn available() -> Result<()> {
 }
 
 impl RedisCluster {
-    /// Starts it; every master has its replica when this returns.
-    pub(super) fn start(flags: &[&str]) -> Result<Self> {
+    /// Starts it; every master has its replicas when this returns.
+    pub(super) fn start(replicas: usize, flags: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let mut cluster = Self {
             processes: Vec::new(),
             addresses: Vec::new(),
+            replicas,
             _hosts: Vec::new(),
             _folder: folder,
         };
-        for number in 0..2 * MASTERS {
+        for number in 0..(1 + replicas) * MASTERS {
             let host = Host::claim()?;
             let own = cluster._folder.path().join(number.to_string());
             fs::create_dir(&own)?;
@@ -84,7 +87,7 @@ impl RedisCluster {
         let mut create = Command::new("timeout");
         create.args(["60", "redis-cli", "--cluster", "create"]);
         create.args(cluster.addresses.iter().map(ToString::to_string));
-        create.args(["--cluster-replicas", "1", "--cluster-yes"]);
+        create.args(["--cluster-replicas", &replicas.to_string(), "--cluster-yes"]);
         let output = create.output().context("redis-cli")?;
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(
@@ -103,10 +106,15 @@ impl RedisCluster {
             let state = info(*address, &[b"CLUSTER", b"INFO"])?;
             ensure!(state.contains("cluster_state:ok"), "{address}: {state}");
             let state = info(*address, &[b"INFO", b"replication"])?;
-            let copied = state.contains("connected_slaves:1") && state.contains("state=online");
+            let online = state.matches("state=online").count();
+            let copied = online == self.replicas;
             masters += usize::from(state.contains("role:master") && copied);
         }
-        ensure!(masters == MASTERS, "{masters} masters have a replica");
+        ensure!(
+            masters == MASTERS,
+            "{masters} masters have {} replicas",
+            self.replicas
+        );
         Ok(())
     }
 
